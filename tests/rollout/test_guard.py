@@ -52,6 +52,14 @@ def test_a_bad_candidate_is_rolled_back_within_200_of_its_calls(candidate: dict[
     assert [action for action, _ in found].count("roll_back") >= SEEDS - 1
 
 
+def test_further_steps_need_more_evidence_so_all_steps_together_raise_few_false_alarms() -> None:
+    """These are the calls with which an equal candidate was rolled back at the second step."""
+    evidence = Evidence(stable=Tally(calls=1_505, failed=14), candidate=Tally(calls=316, failed=13))
+    assert [Guard().judge(evidence, seconds=1_000, step=step).action for step in (0, 2)] == ["roll_back", "wait"]
+    evidence.candidate.failed = 20
+    assert Guard().judge(evidence, seconds=1_000, step=2).action == "roll_back"
+
+
 @pytest.mark.parametrize("rate", [0.001, 0.01])
 def test_an_equal_candidate_is_promoted_and_chance_rolls_nothing_back(rate: float) -> None:
     found = [judged(seed, guard=Guard(), errors=rate, stable_errors=rate) for seed in range(SEEDS)]

@@ -50,8 +50,8 @@ RATE = 4.0
 HEALTHY_SECONDS = TIMING.baseline + 2 * TIMING.slow_window
 # Seconds until a fault is in the metrics: the watchdog reports a hang a second after its deadline, the state is sampled each second, and the scrape follows.
 VISIBLE = 4.0
-# A slow answer is counted when it ends. Half of the window's questions must find nothing before this is more than the allowed share.
-LATER = {"RagcoreSlow": SLOW_SECONDS, "RagcoreNothingFound": LIMITS.nothing_found * TIMING.slow_window}
+# A slow answer is counted when it ends.
+LATER = {"RagcoreSlow": SLOW_SECONDS}
 # Panels that have no data here: these services have no pool of connections and no rollout, and no call waits.
 EMPTY = {
     "Connections",

@@ -171,7 +171,8 @@ class Course:
     def _judge(self) -> None:
         if not self.is_judged:
             return
-        verdict = self.guard.judge(self.total(), seconds=anyio.current_time() - self._since)
+        step = sum(share < self.state.share for share in self.state.steps)
+        verdict = self.guard.judge(self.total(), seconds=anyio.current_time() - self._since, step=step)
         if verdict.action == "roll_back":
             self.turn("roll_back", verdict.reason)
         elif verdict.action == "promote" and self.state.status == "running" and self.wanted is None:

@@ -51,7 +51,8 @@ class Guard(Value):
         hangs: how many calls of the candidate may hang: they have not returned one second after their time was over.
         p95: the longest 95th percentile of the candidate in seconds.
         success: the lowest share of its calls that succeed.
-        false_alarm: the largest probability that one of the tests rolls back a candidate that is not worse.
+        false_alarm: the largest probability that one of the tests rolls back a candidate that is not worse, at the first step. At each further step it is
+            half of that, so for all steps together it is less than twice this value. A larger share has more calls, so a stricter test takes no longer there.
         least_calls, least_seconds: how long each step takes at least, in calls of the candidate and in seconds.
         most_calls: after this number of the candidate's calls at one step, the observed values decide, whether they are certain or not.
 
@@ -89,14 +90,15 @@ class Guard(Value):
                 f"least_calls is {self.least_calls} and most_calls {self.most_calls}: use 1 <= least_calls <= most_calls"
             )
 
-    def judge(self, evidence: Evidence, *, seconds: float) -> Verdict:
+    def judge(self, evidence: Evidence, *, seconds: float, step: int = 0) -> Verdict:
         """Decide from the calls since the last change of the share.
 
         Args:
             evidence: the calls of all processes.
             seconds: the time since that change.
+            step: the number of the step; 0: the first.
         """
-        observed = list(self._exceeded(evidence))
+        observed = list(self._exceeded(evidence, self.false_alarm / 2**step))
         for reason, is_certain in observed:
             if is_certain:
                 return Verdict("roll_back", reason)
@@ -117,22 +119,22 @@ class Guard(Value):
         mine = evidence.candidate
         return is_higher(mine.calls - mine.failed, mine.calls, self.success, false_alarm=MISSED)
 
-    def _exceeded(self, evidence: Evidence) -> Iterator[tuple[str, bool]]:
+    def _exceeded(self, evidence: Evidence, false_alarm: float) -> Iterator[tuple[str, bool]]:
         """Yield each limit that the observed values exceed, and whether that is certain."""
         mine = evidence.candidate
         if self.hangs is not None and mine.hung > self.hangs:
             yield f"hangs: {mine.hung:,} calls of the candidate hung, and {self.hangs:,} may", True
-        yield from self._rates(evidence)
-        yield from self._durations(evidence)
+        yield from self._rates(evidence, false_alarm)
+        yield from self._durations(evidence, false_alarm)
         for kind in DIFFERENCES:
-            yield from self._differences(evidence, kind)
+            yield from self._differences(evidence, kind, false_alarm)
 
-    def _rates(self, evidence: Evidence) -> Iterator[tuple[str, bool]]:
+    def _rates(self, evidence: Evidence, false_alarm: float) -> Iterator[tuple[str, bool]]:
         mine, theirs = evidence.candidate, evidence.stable
         if mine.calls and self.success is not None and mine.failed / mine.calls > 1 - self.success:
             yield (
                 f"success: {mine.calls - mine.failed:,} of the candidate's {mine.calls:,} calls succeeded, and {self.success:.1%} must",
-                is_higher(mine.failed, mine.calls, 1 - self.success, false_alarm=self.false_alarm),
+                is_higher(mine.failed, mine.calls, 1 - self.success, false_alarm=false_alarm),
             )
         for name, limit, bad, other in (
             ("errors", self.error_difference, mine.failed, theirs.failed),
@@ -146,9 +148,9 @@ class Guard(Value):
                     f"{name}: {bad:,} of the candidate's {mine.calls:,} calls and {other:,} of the stable side's {theirs.calls:,}; "
                     f"the difference is {difference:.1%}, and at most {limit:.1%} is allowed"
                 )
-                yield reason, is_more_frequent(bad, mine.calls, other, theirs.calls, false_alarm=self.false_alarm)
+                yield reason, is_more_frequent(bad, mine.calls, other, theirs.calls, false_alarm=false_alarm)
 
-    def _durations(self, evidence: Evidence) -> Iterator[tuple[str, bool]]:
+    def _durations(self, evidence: Evidence, false_alarm: float) -> Iterator[tuple[str, bool]]:
         mine, theirs = evidence.candidate, evidence.stable
         tail, other_tail = mine.quantile(TAIL), theirs.quantile(TAIL)
         if tail is None:
@@ -157,7 +159,7 @@ class Guard(Value):
         if self.p95 is not None and tail > self.p95:
             yield (
                 f"p95: the candidate's 95th percentile is {tail:.1f} s, and at most {self.p95:g} s is allowed",
-                is_higher(mine.slower(self.p95), answers, 1 - TAIL, false_alarm=self.false_alarm),
+                is_higher(mine.slower(self.p95), answers, 1 - TAIL, false_alarm=false_alarm),
             )
         if self.p95_ratio is not None and other_tail is not None and tail > self.p95_ratio * other_tail:
             # An answer counts as slow if it is among the slowest 5 % of both sides together. Then slow answers are compared as errors are.
@@ -167,14 +169,14 @@ class Guard(Value):
                 f"p95: the candidate's 95th percentile is {tail:.2f} s, {tail / other_tail:.2f} times the stable side's {other_tail:.2f} s, and "
                 f"at most {self.p95_ratio:g} times is allowed"
             )
-            yield reason, is_more_frequent(*counts, false_alarm=self.false_alarm)
+            yield reason, is_more_frequent(*counts, false_alarm=false_alarm)
 
-    def _differences(self, evidence: Evidence, kind: Difference) -> Iterator[tuple[str, bool]]:
+    def _differences(self, evidence: Evidence, kind: Difference, false_alarm: float) -> Iterator[tuple[str, bool]]:
         limit: float | None = getattr(self, kind)
         differ, compared = evidence.differ[kind], evidence.compared
         if limit is None or not compared or differ / compared <= limit:
             return
-        certain = is_higher(differ, compared, limit, false_alarm=self.false_alarm)
+        certain = is_higher(differ, compared, limit, false_alarm=false_alarm)
         if certain or compared >= LEAST_COMPARED:
             yield (
                 f"{kind}: {differ:,} of {compared:,} compared answers differ, and at most {limit:.1%} may",

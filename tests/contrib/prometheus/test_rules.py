@@ -198,6 +198,23 @@ def test_a_shift_of_scores_fires_within_two_evaluations_and_explains_empty_resul
     assert not fires(tmp_path, [*scores(0.6, 0.2), *found(0.2)], at=DAY + 20, alert="RagcoreNothingFound")
 
 
+def lost(begin: int) -> list[dict[str, str]]:
+    """Ten questions a minute, of which one finds nothing; from a minute on, all of them."""
+    return [
+        made("answers_total", f"0+9x{begin} {9 * begin}x60", 'found="true"'),
+        made("answers_total", f"0+1x{begin} {begin}+10x60", 'found="false"'),
+        *scores(0.6, 0.6, day=begin + 60),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("begin", [30, 31, 32, 33, 34])
+def test_lost_documents_fire_within_two_evaluations_wherever_they_begin(tmp_path: Path, begin: int) -> None:
+    assert not fires(tmp_path, lost(begin), at=begin + 2, alert="RagcoreNothingFound")
+    # Two evaluations of five minutes.
+    assert fires(tmp_path, lost(begin), at=begin + 10, alert="RagcoreNothingFound")
+
+
 @pytest.mark.slow
 def test_on_the_first_day_there_is_no_normal_score_and_no_alert(tmp_path: Path) -> None:
     assert not fires(tmp_path, scores(0.6, 0.2, day=5), at=15, alert="RagcoreScoreDrift")

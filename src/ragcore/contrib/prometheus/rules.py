@@ -64,6 +64,8 @@ class _Rule:
     severity: str
     summary: str
     expression: str
+    # Whether it fires at the first evaluation for which it holds. A share that already covers two evaluations need not hold for another one.
+    at_once: bool = False
 
 
 def alerts(*, limits: AlertLimits | None = None, timing: AlertTiming | None = None, runbooks: str = RUNBOOKS) -> str:
@@ -160,6 +162,7 @@ def _slow(limits: AlertLimits, timing: AlertTiming) -> Iterator[_Rule]:
         f'sum {BY} (rate(ragcore_answers_total{{found="false"}}[{window}])) / sum {BY} (rate(ragcore_answers_total[{window}])) > {limits.nothing_found:g}\n'
         f"and sum {BY} (increase(ragcore_answers_total[{window}])) >= 20\n"
         f"unless ({drift})",
+        at_once=True,
     )
 
 
@@ -168,12 +171,13 @@ def _mean_score(over: str) -> str:
 
 
 def _written(rule: _Rule, *, hold: float, runbooks: str) -> Iterator[str]:
-    """Yield the lines of a rule. It fires at the second evaluation for which it holds."""
+    """Yield the lines of a rule. It fires at the second evaluation for which it holds, unless it fires at once."""
     address = f"{runbooks}/{rule.runbook}" + ("/" if "://" in runbooks else ".md")
     yield f"      - alert: {rule.name}"
     yield "        expr: |"
     yield from (f"          {line}" for line in rule.expression.splitlines())
-    yield f"        for: {_time(hold)}"
+    if not rule.at_once:
+        yield f"        for: {_time(hold)}"
     yield "        labels:"
     yield f"          severity: {rule.severity}"
     yield "        annotations:"
