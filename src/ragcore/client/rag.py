@@ -27,6 +27,7 @@ from ragcore.compat.ability import offers
 from ragcore.config import Config, Policies, Settings
 from ragcore.errors import (
     ConfigurationError,
+    InvalidInput,
     NotOpen,
     RagcoreError,
     StoreError,
@@ -471,6 +472,8 @@ class RAG(Part):
             print(report.added, report.updated, report.gone)
             ```
         """
+        if not sources:
+            raise InvalidInput("there is no source: pass a path, a URL, or a Source")
         ingestor = self._ingesting()
         chosen = source_options(**options)
         limit = (

@@ -56,10 +56,20 @@ def source_of(
 async def sources_of(
     given: Sequence[str | PathLike[str] | Source], /, *, follow_symlinks: bool, hosts: Iterable[str]
 ) -> list[Source]:
-    """Return the sources, made on a thread, because that may read the file system. See `source_of`."""
+    """Return the sources, made on a thread, because that may read the file system. See `source_of`.
+
+    Raises:
+        InvalidInput: a source is given twice.
+    """
     allowed = tuple(hosts)
 
     def work() -> list[Source]:
         return [source_of(one, follow_symlinks=follow_symlinks, hosts=allowed) for one in given]
 
-    return await Threads(1, name="finding sources").run(work)
+    found = await Threads(1, name="finding sources").run(work)
+    seen: set[str] = set()
+    for source in found:
+        if source.name in seen:
+            raise InvalidInput(f"the source {source.name} is given more than once: pass it once")
+        seen.add(source.name)
+    return found

@@ -64,22 +64,15 @@ class SourceRun:
 
     Args:
         ingestor: adds the documents.
-        sources: the sources; each name once.
+        sources: the sources, from `sources_of`.
         tenant: the owner of the documents.
         options: the options.
 
     Raises:
-        InvalidInput: no source, or one twice.
         Unsupported: `sync` with a store that has no records of sources.
     """
 
     def __init__(self, ingestor: Ingestor, sources: Sequence[Source], *, tenant: str, options: SourceOptions) -> None:
-        names = [source.name for source in sources]
-        if not names:
-            raise InvalidInput("there is no source: pass a path, a URL, or a Source")
-        for name in names:
-            if names.count(name) > 1:
-                raise InvalidInput(f"the source {name} is given more than once: pass it once")
         if options.sync and not offers(ingestor.store, OriginStore):
             raise Unsupported(
                 f"sync needs a store with records of sources, and {type(ingestor.store).__name__} has none",
