@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TypeVar
 from uuid import UUID
 
@@ -29,12 +30,14 @@ from ragcore.ingest.batches import BATCH_CHARACTERS, batches
 from ragcore.ingest.chunking import Cut, cut, uncut
 from ragcore.ingest.content_hash import content_hash
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, check_chunking
+from ragcore.ingest.requests import requests
 from ragcore.ingest.run import Run
 from ragcore.ingest.step_limit import StepLimit
 from ragcore.lifecycle.closing import closing
 from ragcore.lifecycle.operations import begin
 from ragcore.protocols import EmbeddedDocument, Embedder, EmbedTextRecorder, Expiring, Store, Vector
-from ragcore.resilience import Bulkhead
+from ragcore.resilience import Bulkhead, RateLimiter
+from ragcore.resilience.policy import policy_of
 from ragcore.resilience.threads import Threads
 from ragcore.store.embed_text import DEFAULT_EMBED_TEXT
 from ragcore.text.redaction import Redact, redacted
@@ -122,6 +125,7 @@ class Ingestor:
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
         split: bool = True,
+        rate_limiter: RateLimiter | None = None,
     ) -> IngestReport:
         """Add documents, or replace those with the same ids.
 
@@ -138,6 +142,8 @@ class Ingestor:
                 batch share the step's time. The wait for an embedder's thread does not count. None: 120.
             split: whether to cut the documents into chunks. False: each document is one chunk, whose text comes back as it was given, with white space at
                 both ends. A document with more tokens than the embedder accepts fails.
+            rate_limiter: limits the requests and tokens a minute that go to the embedder. Ingests with the same limiter share its limits. A pause that the
+                embedder asks for, as with a 429, pauses the limiter. The wait for the limiter does not count for `document_timeout`. None: no limit.
 
         Raises:
             EmbeddingError, StoreError, CircuitOpen: a dependency failed, and retries did not help. Documents that were written before stay stored.
@@ -147,10 +153,11 @@ class Ingestor:
         Exceptions from `documents` and `progress` are raised unchanged.
         """
         limit = check_timeout(document_timeout, name="document_timeout") or DOCUMENT_TIMEOUT
-        run = Run(check_tenant(tenant), limit, progress, split=split)
+        run = Run(check_tenant(tenant), limit, progress, split=split, rate_limiter=rate_limiter)
         await self._prepare()
         try:
-            await self._run(run, batches(documents, run))
+            with nullcontext() if rate_limiter is None else rate_limiter.following(policy_of(self.embedder)):
+                await self._run(run, batches(documents, run))
         except BaseExceptionGroup as group:
             raise _one_of(group) from None
         return run.report()
@@ -219,7 +226,7 @@ class Ingestor:
             known = await _stored(self.store.hashes(list(hashes), tenant=run.tenant))
         changed = [document for document in batch if known.get(document.id) != hashes[document.id]]
         changed = await self._without_carried_over(changed, known, split=run.split)
-        embedded, tokens, empty = await self._embed(changed, hashes, limit, split=run.split)
+        embedded, tokens, empty = await self._embed(changed, hashes, limit, run)
         if embedded:
             steps = math.ceil(sum(len(one.chunks) for one in embedded) / WRITTEN_IN_A_STEP)
             with limit.step(steps):
@@ -230,7 +237,7 @@ class Ingestor:
         run.done(embedded, known, unchanged=len(batch) - len(changed), tokens=tokens)
 
     async def _embed(
-        self, documents: Sequence[Document], hashes: Mapping[str, str], limit: StepLimit, *, split: bool
+        self, documents: Sequence[Document], hashes: Mapping[str, str], limit: StepLimit, run: Run
     ) -> tuple[list[EmbeddedDocument], int, list[Unreadable]]:
         """Return the documents with vectors, the number of their tokens, and the documents that can't be embedded."""
         empty: list[Unreadable] = []
@@ -238,7 +245,7 @@ class Ingestor:
         for document in documents:
             try:
                 with limit.step():
-                    made = await self._cut(document, split=split)
+                    made = await self._cut(document, split=run.split)
             except DeadlineExceeded as error:
                 if not limit.is_own(error):
                     raise
@@ -253,13 +260,13 @@ class Ingestor:
             if not made.chunks:
                 empty.append(Unreadable(document.id, "it has no text", source=document.source))
                 continue
-            if not split and made.tokens > self.embedder.max_tokens:
+            if not run.split and made.tokens > self.embedder.max_tokens:
                 reason = f"it has {made.tokens:,} tokens, and {self.embedder.model} takes at most {self.embedder.max_tokens:,}: cut it first"
                 empty.append(Unreadable(document.id, reason, source=document.source))
                 continue
             cuts.append((document, made))
         vectors = await self._vectors(
-            await self._redacted([text for _, made in cuts for text in made.texts], limit), limit
+            await self._redacted([text for _, made in cuts for text in made.texts], limit), limit, run.rate_limiter
         )
         embedded, start = [], 0
         for document, made in cuts:
@@ -301,10 +308,11 @@ class Ingestor:
         with limit.step():
             return await self._threads.run(lambda: [redacted(redact, text) for text in texts])
 
-    async def _vectors(self, texts: Sequence[str], limit: StepLimit) -> Vector:
+    async def _vectors(self, texts: Sequence[str], limit: StepLimit, rate_limiter: RateLimiter | None) -> Vector:
         parts = []
-        for start in range(0, len(texts), EMBED_AT_ONCE):
-            part = texts[start : start + EMBED_AT_ONCE]
+        for part, tokens in requests(texts, rate_limiter, self.embedder.count_tokens, most=EMBED_AT_ONCE):
+            if rate_limiter is not None:
+                await rate_limiter.acquire(tokens)
             try:
                 async with self._turns:
                     with begin("embed", component=self.embedder):

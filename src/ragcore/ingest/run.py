@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import anyio
 
 from ragcore.protocols import EmbeddedDocument
+from ragcore.resilience import RateLimiter
 from ragcore.types import Document, Doubt, IngestReport, Unreadable
 
 __all__ = ["Run"]
@@ -25,6 +26,7 @@ class Run:
         document_timeout: seconds for each step of a document.
         progress: called with the report so far, whenever it changes.
         split: whether to cut the documents into chunks.
+        rate_limiter: limits the requests to the embedder; None: no limit.
         seen: the ids of the documents so far.
         unfinished: number of batches that were handed out and are not finished.
     """
@@ -33,6 +35,7 @@ class Run:
     document_timeout: float
     progress: Callable[[IngestReport], None] | None
     split: bool = True
+    rate_limiter: RateLimiter | None = None
     began: float = field(default_factory=anyio.current_time)
     added: int = 0
     updated: int = 0
