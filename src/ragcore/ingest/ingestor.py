@@ -11,16 +11,13 @@ from uuid import UUID
 
 import anyio
 import anyio.lowlevel
-import numpy as np
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from ragcore.compat.ability import offers
-from ragcore.embedding.vectors import check_vectors
 from ragcore.errors import (
     ConfigurationError,
     DeadlineExceeded,
     DependencyError,
-    EmbeddingError,
     InvalidInput,
     RagcoreError,
     StoreError,
@@ -29,14 +26,13 @@ from ragcore.errors import (
 from ragcore.ingest.batches import BATCH_CHARACTERS, batches
 from ragcore.ingest.chunking import Cut, cut, uncut
 from ragcore.ingest.content_hash import content_hash
+from ragcore.ingest.embedding import blames_the_texts, embed_texts, turns_of
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, check_chunking
-from ragcore.ingest.requests import requests
 from ragcore.ingest.run import Run
 from ragcore.ingest.step_limit import StepLimit
 from ragcore.lifecycle.closing import closing
-from ragcore.lifecycle.operations import begin
 from ragcore.protocols import EmbeddedDocument, Embedder, EmbedTextRecorder, Expiring, Store, Vector
-from ragcore.resilience import Bulkhead, RateLimiter
+from ragcore.resilience import RateLimiter
 from ragcore.resilience.policy import policy_of
 from ragcore.resilience.threads import Threads
 from ragcore.store.embed_text import DEFAULT_EMBED_TEXT
@@ -52,13 +48,10 @@ logger: logging.Logger = logging.getLogger("ragcore.ingest")
 
 # If the exact tokenizer is still loading, the first `add` waits for it for this many seconds.
 TOKENIZER_SECONDS = 5.0
-MOST_BATCHES = 1_024
-EMBED_AT_ONCE = 256
 # The number of chunks that are written in one step. A larger document gets more steps, because the index takes one or two milliseconds for each chunk.
 WRITTEN_IN_A_STEP = 2_000
 # A longer text is cut on a thread, because counting its tokens would block the event loop.
 INLINE_CHARACTERS = 20_000
-BLAMES_THE_DOCUMENT = (400, 413, 422)
 DOCUMENT_TIMEOUT = 120.0
 
 
@@ -111,10 +104,7 @@ class Ingestor:
         self.concurrency = concurrency
         self.redact = redact
         self._threads = Threads(1, name="chunking")
-        # An embedder embeds as many batches at once as it has threads. The other batches wait here, and their time limit does not run meanwhile.
-        # Optional attributes of an embedder are read with getattr. A Protocol would not work: a `CachedEmbedder` passes on the attributes of its inner
-        # embedder by __getattr__, and since Python 3.12 isinstance does not see such attributes.
-        self._turns: Bulkhead = getattr(embedder, "document_turns", None) or Bulkhead(MOST_BATCHES, name="embedding")
+        self._turns = turns_of(embedder)
 
     async def add(
         self,
@@ -205,7 +195,7 @@ class Ingestor:
         try:
             await self._add_whole(run, batch)
         except (InvalidInput, DependencyError) as error:
-            if not _blames_a_document(error):
+            if not blames_the_texts(error):
                 raise
             if len(batch) == 1:
                 run.fail(Unreadable(batch[0].id, str(error), source=batch[0].source))
@@ -309,25 +299,7 @@ class Ingestor:
             return await self._threads.run(lambda: [redacted(redact, text) for text in texts])
 
     async def _vectors(self, texts: Sequence[str], limit: StepLimit, rate_limiter: RateLimiter | None) -> Vector:
-        parts = []
-        for part, tokens in requests(texts, rate_limiter, self.embedder.count_tokens, most=EMBED_AT_ONCE):
-            if rate_limiter is not None:
-                await rate_limiter.acquire(tokens)
-            try:
-                async with self._turns:
-                    with begin("embed", component=self.embedder):
-                        vectors = await limit.embedding(self.embedder.embed(part, kind="document"))
-            except RagcoreError:
-                raise
-            except Exception as error:
-                model = self.embedder.model
-                raise EmbeddingError(
-                    f"the embedder {model} raised {type(error).__name__}", dependency=model, stage="embed"
-                ) from error
-            parts.append(
-                check_vectors(vectors, count=len(part), dimension=self.embedder.dimension, model=self.embedder.model)
-            )
-        return np.concatenate(parts) if parts else np.zeros((0, self.embedder.dimension), np.float32)
+        return await embed_texts(self.embedder, texts, limit, turns=self._turns, rate_limiter=rate_limiter)
 
     async def _content_hashes(self, batch: Sequence[Document], *, split: bool) -> dict[str, str]:
         def work() -> dict[str, str]:
@@ -383,12 +355,6 @@ async def _stored(operation: Awaitable[T]) -> T:
         raise
     except Exception as error:
         raise StoreError(f"the store raised {type(error).__name__}", dependency="store", stage="write") from error
-
-
-def _blames_a_document(error: RagcoreError) -> bool:
-    return isinstance(error, InvalidInput) or (
-        isinstance(error, DependencyError) and error.status in BLAMES_THE_DOCUMENT and not error.of_configuration
-    )
 
 
 def _one_of(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from os import PathLike
@@ -20,9 +19,9 @@ from typing import Any
 
 import anyio
 
-from ragcore.errors import ConfigurationError, InvalidInput
+from ragcore.errors import InvalidInput
 from ragcore.ingest.files import File, Others, check_paths, find
-from ragcore.ingest.options import READ_SECONDS, check_read_timeout
+from ragcore.ingest.options import READ_SECONDS, Reading, UserReader, reading
 from ragcore.ingest.parsed import Parsed
 from ragcore.ingest.processes import Broke, Worker, start_worker
 from ragcore.ingest.readers import SUFFIXES
@@ -30,7 +29,7 @@ from ragcore.ingest.worker import Answer, parse, refusal
 from ragcore.resilience.threads import Threads
 from ragcore.types import Document, Unreadable
 
-__all__ = ["SUFFIXES", "read"]
+__all__ = ["SUFFIXES", "read", "read_files"]
 
 logger: logging.Logger = logging.getLogger("ragcore.ingest")
 
@@ -40,8 +39,6 @@ SAME_ID = "an earlier document has the same id: give one of them another id, or 
 NAMES_AT_ONCE = 64
 GRACE_SECONDS = 0.5
 MOST_TITLE = 300
-
-UserReader = Callable[[bytes], "Parsed | str"]
 
 
 def read(
@@ -82,29 +79,15 @@ def read(
             print(document.id)
         ```
     """
-    check_read_timeout(read_timeout)
-    if processes is not None and (isinstance(processes, bool) or not (isinstance(processes, int) and processes >= 0)):
-        raise ConfigurationError(f"processes is {processes!r}: it must be a whole number, at least 0, or None")
-    if not isinstance(readers, Mapping | None):
-        raise ConfigurationError(
-            f"readers is a {type(readers).__name__}: it must be a mapping, such as {{'.png': read_png}}"
-        )
-    for suffix, reader in (readers or {}).items():
-        if not (isinstance(suffix, str) and suffix.startswith(".") and callable(reader)):
-            raise ConfigurationError(
-                f"readers has {suffix!r}: {reader!r}; each key must be a suffix with its dot and each value a function, such as {{'.png': read_png}}"
-            )
-    own = {suffix.lower(): reader for suffix, reader in (readers or {}).items()}
-    files = [_path(path) for path in paths]
-    options = _Options(
-        seconds=read_timeout,
+    options = reading(
+        read_timeout=read_timeout,
         processes=processes,
-        readers=own,
+        readers=readers,
         follow_symlinks=follow_symlinks,
         strict=strict,
         whole_pages=whole_pages,
     )
-    return _distinct(_read(files, options))
+    return _distinct(_read([_path(path) for path in paths], options))
 
 
 def _path(path: object) -> Path:
@@ -114,26 +97,6 @@ def _path(path: object) -> Path:
         return Path(path).expanduser()
     except (RuntimeError, TypeError, ValueError) as error:
         raise InvalidInput(f"{str(path)[:200]!r} can't be read: {error}") from None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Options:
-    seconds: float
-    processes: int | None
-    readers: Mapping[str, UserReader]
-    follow_symlinks: bool
-    strict: bool
-    whole_pages: bool
-
-    @property
-    def known(self) -> frozenset[str]:
-        return frozenset(self.readers)
-
-    @property
-    def count(self) -> int:
-        """Number of workers at once."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores if self.processes is None else self.processes)
 
 
 async def _distinct(
@@ -150,18 +113,38 @@ async def _distinct(
             yield document
 
 
-async def _read(paths: list[Path], options: _Options) -> AsyncGenerator[Document | Unreadable, None]:
+async def _read(paths: list[Path], options: Reading) -> AsyncGenerator[Document | Unreadable, None]:
     threads = Threads(1, name="finding files")
     await threads.run(lambda: check_paths(paths, known=options.known))
     others = Others()
-    crew = _Crew(options)
     found_any = False
-    try:
+
+    async def found() -> AsyncGenerator[File | Unreadable, None]:
+        nonlocal found_any
         async with aclosing(_found(threads, paths, others, options)) as files:
             async for file in files:
                 found_any = True
-                is_file = isinstance(file, File)
-                while crew.has_jobs if not is_file else crew.is_full:
+                yield file
+
+    async with aclosing(read_files(found(), options)) as documents:
+        async for document in documents:
+            yield document
+    if others:
+        logger.warning("ingest: files of unknown types were left out: %s", others)
+    if not found_any:
+        names = ", ".join(map(str, paths))
+        raise InvalidInput(f"there is no readable file in {names}; supported types: {', '.join(SUFFIXES)}")
+
+
+async def read_files(
+    found: AsyncGenerator[File | Unreadable, None], options: Reading
+) -> AsyncGenerator[Document | Unreadable, None]:
+    """Read files ahead in worker processes, and yield their documents in the order of `found`. An `Unreadable` passes unchanged."""
+    crew = _Crew(options)
+    try:
+        async with aclosing(found) as files:
+            async for file in files:
+                while crew.has_jobs if isinstance(file, Unreadable) else crew.is_full:
                     async with aclosing(crew.first()) as documents:
                         async for document in documents:
                             yield document
@@ -175,15 +158,10 @@ async def _read(paths: list[Path], options: _Options) -> AsyncGenerator[Document
                     yield document
     finally:
         await crew.stop()
-    if others:
-        logger.warning("ingest: files of unknown types were left out: %s", others)
-    if not found_any:
-        names = ", ".join(map(str, paths))
-        raise InvalidInput(f"there is no readable file in {names}; supported types: {', '.join(SUFFIXES)}")
 
 
 async def _found(
-    threads: Threads, paths: list[Path], others: Others, options: _Options
+    threads: Threads, paths: list[Path], others: Others, options: Reading
 ) -> AsyncGenerator[File | Unreadable, None]:
     """Yield the files. A thread finds a few at a time, so that a large folder needs no list in memory."""
     for path in paths:
@@ -205,7 +183,7 @@ class _Job:
 class _Crew:
     """The workers and the files that they read, in order. No background tasks are needed, because the workers are separate processes."""
 
-    def __init__(self, options: _Options) -> None:
+    def __init__(self, options: Reading) -> None:
         self._options = options
         self._idle: list[Worker] = []
         self._jobs: deque[_Job] = deque()
