@@ -6,19 +6,33 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
 from ragcore.cli.arguments import Json, Tenant
+from ragcore.cli.on_ray import ingest_on_ray
 from ragcore.cli.rendering import ingest_progress, show_ingest
-from ragcore.cli.session import DONE, PARTLY, Options, messages, open_client, print_json, results, run_async
+from ragcore.cli.session import (
+    DONE,
+    PARTLY,
+    Options,
+    messages,
+    open_client,
+    print_json,
+    results,
+    run_async,
+    run_blocking,
+)
 from ragcore.ingest import read
 from ragcore.ingest.files import check_paths
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, READ_SECONDS
+from ragcore.resilience import RateLimiter
 from ragcore.types import Document, Unreadable
 
 __all__ = ["delete", "documents", "ingest"]
+
+Engine: TypeAlias = Literal["local", "ray"]
 
 
 def ingest(
@@ -63,6 +77,23 @@ def ingest(
             show_default="never",
         ),
     ] = None,
+    requests_per_minute: Annotated[
+        int | None,
+        typer.Option(help="Largest number of requests a minute to the embedder.", min=1, show_default="no limit"),
+    ] = None,
+    tokens_per_minute: Annotated[
+        int | None,
+        typer.Option(help="Largest number of tokens a minute to the embedder.", min=1, show_default="no limit"),
+    ] = None,
+    engine: Annotated[Engine, typer.Option(help="local: this process. ray: workers of Ray, extra `ray`.")] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="With --engine ray: the address of a cluster.", show_default="a new one on this machine"),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="With --engine ray: processes that add documents.", min=1, show_default="one for each CPU"),
+    ] = None,
 ) -> None:
     """Add documents, or replace those that changed. Unchanged documents are not embedded again."""
     options: Options = replace(
@@ -73,6 +104,31 @@ def ingest(
         embed_text=embed_text,
     )
     expiry = _moment(expires_at)
+    if engine == "local" and (address is not None or workers is not None):
+        raise typer.BadParameter("--address and --workers need --engine ray")
+    if engine == "ray":
+
+        def on_ray() -> int:
+            report = ingest_on_ray(
+                options,
+                paths,
+                tenant=tenant,
+                address=address,
+                workers=workers,
+                requests_per_minute=requests_per_minute,
+                tokens_per_minute=tokens_per_minute,
+                strict=strict,
+                follow_symlinks=follow_symlinks,
+                whole_pages=whole_pages,
+                expires_at=expiry,
+            )
+            show_ingest(report, as_json=as_json)
+            return PARTLY if report.failed else DONE
+
+        run_blocking(options, on_ray)
+    rate_limiter = None
+    if requests_per_minute is not None or tokens_per_minute is not None:
+        rate_limiter = RateLimiter(requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute)
 
     async def body() -> int:
         # Check the paths first, so that an invalid path is an error before the database starts.
@@ -87,7 +143,9 @@ def ingest(
         )
         async with open_client(options, creates=True) as rag:
             with ingest_progress() as progress:
-                report = await rag.add(_expiring(found, expiry), tenant=tenant, progress=progress)
+                report = await rag.add(
+                    _expiring(found, expiry), tenant=tenant, progress=progress, rate_limiter=rate_limiter
+                )
         show_ingest(report, as_json=as_json)
         return PARTLY if report.failed else DONE
 

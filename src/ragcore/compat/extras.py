@@ -30,6 +30,7 @@ EXTRAS = {
     "langchain": "langchain_core",
     "llama-index": "llama_index",
     "mcp": "mcp",
+    "ray": "ray",
 }
 
 

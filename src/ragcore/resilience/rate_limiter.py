@@ -80,7 +80,7 @@ class RateLimiter:
 
     @property
     def most_tokens(self) -> float:
-        """The largest number of tokens that can pass at once. A caller that can split its request should send no more. Infinity without a limit."""
+        """The largest number of tokens that can pass at once. A larger request should be split. Infinity without a limit."""
         return math.inf if self._tokens is None else self._tokens.burst
 
     async def acquire(self, tokens: int = 0) -> None:
