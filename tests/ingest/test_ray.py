@@ -143,6 +143,14 @@ def test_a_client_that_cannot_be_opened_is_one_error_without_its_text() -> None:
     assert CANARY not in str(error)
 
 
+def test_a_worker_ends_with_its_interpreter() -> None:
+    code = (
+        "import ragcore.ingest.ray.workers as workers\n"
+        "workers.kept = workers.Reader(workers.ReadOptions(), None), workers.Adder(dict, 'a', None, workers.Limits(), None)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
 def test_an_error_of_ray_is_the_error_of_the_worker_if_there_is_one() -> None:
     inner = StoreError("down", dependency="store")
     outer = RuntimeError("ray")

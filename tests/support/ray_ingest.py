@@ -69,7 +69,7 @@ def nodes() -> Iterator[Any]:
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
     # The paths of Ray's sockets must be short.
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
-        os.environ["RAY_TMPDIR"] = folder
+        given = os.environ.setdefault("RAY_TMPDIR", folder)
         import ray
         from ray.cluster_utils import Cluster
 
@@ -81,7 +81,8 @@ def nodes() -> Iterator[Any]:
         finally:
             ray.shutdown()
             cluster.shutdown()
-            del os.environ["RAY_TMPDIR"]
+            if given == folder:
+                del os.environ["RAY_TMPDIR"]
 
 
 class Killer:

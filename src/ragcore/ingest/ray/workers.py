@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import dataclass, replace
@@ -135,8 +136,9 @@ class Loop:
         return self._stack.enter_context(self.portal.wrap_async_context_manager(manager))
 
     def close(self) -> None:
-        """Close the components and the loop."""
-        self._stack.close()
+        """Close the components and the loop. Does nothing when the interpreter ends, because its threads have ended already."""
+        if not sys.is_finalizing():
+            self._stack.close()
 
 
 # Stands for the end of a file.
@@ -216,7 +218,8 @@ class Reader:
     def __del__(self) -> None:
         # Ray deletes the object before the process ends. Nothing must be raised then, and the process takes everything else with it.
         try:
-            self._loop.run(self._close)
+            if not sys.is_finalizing():
+                self._loop.run(self._close)
             self._loop.close()
         except Exception:
             logger.exception("closing a worker failed")
