@@ -9,6 +9,7 @@ from typing import TypedDict, Unpack
 from ragcore.errors import ConfigurationError
 from ragcore.ingest.options import READ_SECONDS, UserReader, reading
 from ragcore.ingest.sources.run import SourceOptions
+from ragcore.resilience import RateLimiter
 from ragcore.types import IngestReport
 
 __all__ = ["IngestOptions", "source_options"]
@@ -45,6 +46,8 @@ class IngestOptions(TypedDict, total=False):
     """Whether to read all of an HTML page. Default False: only its main content."""
     follow_symlinks: bool
     """Whether to follow symbolic links that lead out of a folder that is given as a path. Default False."""
+    rate_limiter: RateLimiter | None
+    """Limits the requests and tokens a minute that go to the embedder, as in `RAG.add`. Default None: no limit."""
     hosts: Iterable[str]
     """Further hosts that a list of URLs may name, if it is given as a URL. Default: none."""
 
@@ -66,6 +69,7 @@ def source_options(**given: Unpack[IngestOptions]) -> SourceOptions:
         confirmed=given.get("confirmed", False),
         take_over=not sync if take_over is None else take_over,
         expires_at=expires_at,
+        rate_limiter=given.get("rate_limiter"),
         reading=reading(
             read_timeout=given.get("read_timeout", READ_SECONDS),
             processes=given.get("processes"),

@@ -25,6 +25,7 @@ from ragcore.ingest.sources.listing import Listing
 from ragcore.ingest.sources.source import Entry, Source
 from ragcore.ingest.sources.temporary import clean_up
 from ragcore.protocols import OriginStore
+from ragcore.resilience import RateLimiter
 from ragcore.resilience.threads import Threads
 from ragcore.types import Document, IngestReport, Origin, Unreadable
 
@@ -48,6 +49,7 @@ class SourceOptions:
         confirmed: whether to delete documents even if the listing is empty, or more than 20 % of the documents are gone.
         take_over: whether documents of other sources may be replaced.
         expires_at: the time at which documents expire that have no own time.
+        rate_limiter: limits the requests to the embedder; None: no limit.
         reading: how to read files.
     """
 
@@ -56,6 +58,7 @@ class SourceOptions:
     confirmed: bool
     take_over: bool
     expires_at: datetime | None
+    rate_limiter: RateLimiter | None
     reading: Reading
 
 
@@ -118,6 +121,7 @@ class SourceRun:
                 progress=None if progress is None else lambda report: progress(self._with_skipped(report)),
                 document_timeout=document_timeout,
                 dry_run=self._options.dry_run,
+                rate_limiter=self._options.rate_limiter,
             )
             report = self._with_skipped(report)
             for name, count in before.items():
