@@ -106,7 +106,7 @@ class Origins:
                         await connection.execute("begin")
                     for source in sorted(set(sources)):
                         await _lock(connection, schema, source, tenant, in_transaction=address.pgbouncer)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
                 raise translate(error, address, stage="write") from error
             yield partial(_check, connection)
 
@@ -149,7 +149,14 @@ async def _check(connection: Connection) -> None:
     try:
         with deadline(LOCK_SECONDS):
             await connection.fetchval("select 1")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, DeadlineExceeded) as error:
+    # The driver raises an InternalClientError if the server's last message arrives at this moment.
+    except (
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        OSError,
+        DeadlineExceeded,
+    ) as error:
         raise StoreError(
             "the connection that holds the lock of the source was lost, so another process may have taken the lock: run the command again",
             dependency="database",

@@ -71,5 +71,5 @@ async def rows_of(dsn: str | Secret, query: str, /) -> AsyncGenerator[tuple[Colu
         if isinstance(error, asyncpg.InsufficientPrivilegeError):
             raise translate(error, address, stage="read") from error
         raise InvalidInput(f"the query is not one valid SELECT statement for {address}: {error.args[0]}") from None
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
         raise translate(error, address, stage="read") from error
