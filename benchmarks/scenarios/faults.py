@@ -27,7 +27,7 @@ from tests.support.elsewhere import Elsewhere, elsewhere
 from tests.support.matrix import ORDINARY, matrix
 from tests.support.servers import ROLE
 
-from ragcore import RAG, Answer, PgVectorStore, RagcoreError
+from ragcore import RAG, Answer, PgVectorStore, RagcoreError, TableStore
 from ragcore.loadtest.figures import Figures, Table, Value, say
 from ragcore.resilience import CircuitBreaker
 
@@ -82,7 +82,7 @@ class Client(Protocol):
     """A client under test, and the state of its servers."""
 
     rag: RAG
-    store: PgVectorStore
+    store: PgVectorStore | TableStore
     owner: asyncpg.Connection[asyncpg.Record]
 
     def breakers(self) -> Iterable[CircuitBreaker]: ...
@@ -225,7 +225,7 @@ class Afar:
     """A client whose servers are in another process."""
 
     rag: RAG
-    store: PgVectorStore
+    store: PgVectorStore | TableStore
     owner: asyncpg.Connection[asyncpg.Record]
     client: BenchClient
     servers: Elsewhere

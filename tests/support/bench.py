@@ -20,6 +20,8 @@ from ragcore import (
     PgVectorStore,
     RerankedSearcher,
     Settings,
+    Table,
+    TableStore,
 )
 from ragcore.resilience import Bulkhead, CircuitBreaker, Policy, RetryPolicy
 from ragcore.resilience.policy import policy_of
@@ -37,6 +39,19 @@ DOCUMENTS = [
     Document("visits", "# Visits\n\nA visit to a specialist costs a copay of $40."),
 ]
 POOL = 5
+# The collection's table, as an existing table that `TableStore` searches. So each fault of the collection is one of this table.
+EXISTING = Table(
+    schema="ragcore",
+    table="chunk",
+    tenant="tenant",
+    document="document_id",
+    order="position",
+    title="title",
+    source="source",
+    metadata="metadata",
+    exact=True,
+    settings={"ragcore.tenant": str},
+)
 Transport: TypeAlias = Literal["httpx", "aiohttp"]
 
 
@@ -45,7 +60,7 @@ class Client:
     """A client and its store, which holds two documents."""
 
     rag: RAG
-    store: PgVectorStore
+    store: PgVectorStore | TableStore
 
     def breakers(self) -> Iterable[CircuitBreaker]:
         """All breakers of the client."""
@@ -60,7 +75,7 @@ class Client:
                 breaker = policy.breaker(key)
                 if breaker is not None:
                     yield breaker
-        for policy in self.store.read_policies.values():
+        for policy in self.store.read_policies.values() if isinstance(self.store, PgVectorStore) else ():
             breaker = policy.breaker()
             assert breaker is not None
             yield breaker
@@ -100,12 +115,14 @@ async def client(
     transport: Transport = "httpx",
     reranks: bool = False,
     read_dsn: str | None = None,
+    searches_table: bool = False,
 ) -> AsyncIterator[Client]:
     """Start a client of these servers and add two documents.
 
     Args:
         read_dsn: DSN of a replica.
         reranks: whether the client also uses the reranking server.
+        searches_table: whether the client searches with a `TableStore`.
     """
     clients = [
         AsyncOpenAI(base_url=url, api_key="none", http_client=DefaultAioHttpClient())
@@ -113,12 +130,9 @@ async def client(
         if transport == "aiohttp"
     ]
     for_embedding, for_model = clients or (None, None)
-    store = PgVectorStore(
-        addresses.database,
-        read_dsn=read_dsn,
-        pool_size=POOL,
-        policy=_policy("database", attempt_timeout=10.0, bulkhead=Bulkhead(POOL, queue=200)),
-    )
+    policy = _policy("database", attempt_timeout=10.0, bulkhead=Bulkhead(POOL, queue=200))
+    collection = PgVectorStore(addresses.database, read_dsn=read_dsn, pool_size=POOL, policy=policy)
+    store = TableStore(addresses.database, EXISTING, pool_size=POOL, policy=policy) if searches_table else collection
     embedder = OpenAIEmbedder(
         "fake",
         dimension=DIMENSION,
@@ -142,8 +156,12 @@ async def client(
     )
     searcher = RerankedSearcher(store, reranker) if reranks else store
     retriever = Retriever(store=searcher, embedder=embedder)
+    if searches_table:
+        async with RAG(retriever=Retriever(store=collection, embedder=embedder), generator=generator) as rag:
+            await rag.add(DOCUMENTS, tenant=TENANT)
     async with RAG(retriever=retriever, generator=generator, settings=Settings(drain=0.5)) as rag:
-        await rag.add(DOCUMENTS, tenant=TENANT)
+        if not searches_table:
+            await rag.add(DOCUMENTS, tenant=TENANT)
         yield Client(rag, store)
     for opened in clients:
         await opened.close()
@@ -157,8 +175,11 @@ async def bench(
     model: OpenAIServer | None = None,
     model_policy: Policy | None = None,
     reranks: bool = False,
+    searches_table: bool = False,
 ) -> AsyncIterator[Bench]:
     """Start servers, proxies and a client in one process. Without DSNs it also starts a PostgreSQL."""
     async with servers(owner_dsn, plain_dsn, model=model) as around:
-        async with client(around.addresses, model_policy=model_policy, reranks=reranks) as made:
+        async with client(
+            around.addresses, model_policy=model_policy, reranks=reranks, searches_table=searches_table
+        ) as made:
             yield Bench(**vars(around), **vars(made))

