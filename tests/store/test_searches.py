@@ -23,6 +23,7 @@ def made(asked: Query, *, exact_rows: int | None = None, hides_expired: bool = F
         schema="ragcore",
         vector_schema="public",
         kind="vector",
+        partitions=0,
         exactly=None,
         exact_rows=exact_rows,
         ef_search=100,

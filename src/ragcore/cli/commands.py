@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 import ragcore
 from ragcore.cli import loadtest, rollouts
 from ragcore.cli.dashboards import dashboards
-from ragcore.cli.database import expire, index, migrate, reembed, share, unshare
+from ragcore.cli.database import copy, expire, index, migrate, reembed, share, unshare
 from ragcore.cli.documents import delete, documents, ingest
 from ragcore.cli.exploring import evaluate, thresholds
 from ragcore.cli.init import init
@@ -156,6 +156,7 @@ for command in (
     migrate,
     index,
     reembed,
+    copy,
     share,
     unshare,
     doctor,

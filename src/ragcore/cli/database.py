@@ -1,4 +1,4 @@
-"""`ragcore migrate`, `index`, `reembed`, `share`, `unshare` and `expire`: commands for a whole collection, with the documents of all tenants."""
+"""`ragcore migrate`, `index`, `reembed`, `copy`, `share`, `unshare` and `expire`: commands for a whole collection, with the documents of all tenants."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from ragcore.protocols import Embedder, Expiring
 from ragcore.types.secret import Secret
 
 if TYPE_CHECKING:  # imported when a command needs it, because the store takes long to import
+    from ragcore.store.postgres import Reembedding
     from ragcore.store.postgres.index import IndexKind
 
-__all__ = ["expire", "index", "migrate", "reembed", "share", "unshare"]
+__all__ = ["copy", "expire", "index", "migrate", "reembed", "share", "unshare"]
 
 OwnerDsnOrEmbedded = Annotated[
     str | None,
@@ -33,6 +34,14 @@ OwnerDsnOrEmbedded = Annotated[
         envvar="RAGCORE_OWNER_DSN",
         help="DSN of the role that owns the schema. Not needed for an embedded database.",
         show_default=False,
+    ),
+]
+Partitions = Annotated[
+    int | None,
+    typer.Option(
+        "--partitions",
+        help="Number of partitions of a new collection, 2 to 64, by a hash of the tenant.",
+        show_default="one table",
     ),
 ]
 SharedTenant = Annotated[
@@ -60,6 +69,7 @@ def migrate(
             show_default="vector up to 2,000 dimensions, halfvec up to 4,000",
         ),
     ] = None,
+    partitions: Partitions = None,
     contract: Annotated[
         bool,
         typer.Option(
@@ -86,6 +96,7 @@ def migrate(
             schema=schema,
             language=language or environ.get("RAGCORE_LANGUAGE") or None,
             index=None if kind is None else Index(kind=cast("IndexKind", kind)),
+            partitions=partitions,
             contract=contract,
         )
         results.print(
@@ -182,7 +193,6 @@ def reembed(
     options: Options = context.obj
 
     async def body() -> int:
-        from ragcore.store.postgres import Reembedding
         from ragcore.store.postgres import reembed as embed_again
         from ragcore.text.redaction import Redaction
 
@@ -207,18 +217,35 @@ def reembed(
             )
         finally:
             await parts.aclose()
-        if as_json:
-            print_json(done.to_dict())
-        else:
-            results.print(
-                f"{done.documents:,} documents with {done.chunks:,} chunks embedded into {target}, {done.deleted:,} deleted; "
-                + (
-                    f"{done.differing:,} documents still differ: run the command again"
-                    if done.differing
-                    else f"to switch, set RAGCORE_SCHEMA={target}"
-                )
-            )
-        return PARTLY if done.differing else DONE
+        return _show_transfer(done, f"embedded into {target}", target, as_json=as_json)
+
+    run_async(options, body)
+
+
+def copy(
+    context: typer.Context,
+    source: Annotated[str, typer.Option("--from", help="The collection in use.")],
+    target: Annotated[str, typer.Option("--to", help="The collection to copy into. Created if it does not exist.")],
+    role: Annotated[str, typer.Option("--role", help="The application's role.")],
+    owner_dsn: OwnerDsn,
+    partitions: Partitions = None,
+    as_json: Json = False,
+) -> None:
+    """Copy a collection with its vectors, into another one, such as one with partitions. Run the command again to carry over later changes."""
+    options: Options = context.obj
+
+    async def body() -> int:
+        from ragcore.store.postgres import copy_collection
+
+        tell = progress_lines()
+
+        def progress(done: Reembedding) -> None:
+            tell(done.documents, f"{done.documents:,} documents, {done.chunks:,} chunks")
+
+        done = await copy_collection(
+            owner_dsn, source=source, target=target, role=role, partitions=partitions, progress=progress
+        )
+        return _show_transfer(done, f"copied to {target}", target, as_json=as_json)
 
     run_async(options, body)
 
@@ -288,6 +315,22 @@ def expire(
         return DONE
 
     run_async(options, body)
+
+
+def _show_transfer(done: Reembedding, what: str, target: str, *, as_json: bool) -> int:
+    """Show the result of `reembed` or `copy`; return the exit code."""
+    if as_json:
+        print_json(done.to_dict())
+    else:
+        results.print(
+            f"{done.documents:,} documents with {done.chunks:,} chunks {what}, {done.deleted:,} deleted; "
+            + (
+                f"{done.differing:,} documents still differ: run the command again"
+                if done.differing
+                else f"to switch, set RAGCORE_SCHEMA={target}"
+            )
+        )
+    return PARTLY if done.differing else DONE
 
 
 def _named_embedder(environ: Mapping[str, str]) -> Embedder:

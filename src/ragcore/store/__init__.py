@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ragcore.store.postgres import Recall as Recall
     from ragcore.store.postgres import Reembedding as Reembedding
     from ragcore.store.postgres import build_index as build_index
+    from ragcore.store.postgres import copy_collection as copy_collection
     from ragcore.store.postgres import migrate as migrate
     from ragcore.store.postgres import reembed as reembed
     from ragcore.store.postgres import share as share
@@ -38,6 +39,7 @@ else:
         "TableStore": "postgres.table",
         "build_index": "postgres",
         "claim": "table",
+        "copy_collection": "postgres",
         "migrate": "postgres",
         "reembed": "postgres",
         "share": "postgres",
@@ -67,6 +69,7 @@ __all__ = [
     "TableStore",
     "build_index",
     "claim",
+    "copy_collection",
     "migrate",
     "reembed",
     "share",

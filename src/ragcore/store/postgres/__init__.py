@@ -6,7 +6,7 @@ from ragcore.store.postgres.index import Index
 from ragcore.store.postgres.indexing import IndexBuild, IndexProgress, build_index
 from ragcore.store.postgres.inspection import Inspection, inspect
 from ragcore.store.postgres.recall import Recall
-from ragcore.store.postgres.reembedding import Reembedding, reembed
+from ragcore.store.postgres.reembedding import Reembedding, copy_collection, reembed
 from ragcore.store.postgres.schema import migrate
 from ragcore.store.postgres.sharing import share, unshare
 from ragcore.store.postgres.store import PgVectorStore
@@ -22,6 +22,7 @@ __all__ = [
     "Recall",
     "Reembedding",
     "build_index",
+    "copy_collection",
     "inspect",
     "migrate",
     "reembed",

@@ -44,12 +44,23 @@ class PooledConnection(Connection):
         examined: whether the store has inspected role and schema through this connection.
         model, text_is_ready, index_kind: the embedding model of the server's collection, whether all of its chunks are prepared for text search, and the
             kind of its index. A replica may lag behind the primary in all of them. The store sets them before each call.
+        partitions: number of partitions of the collection's chunks; 0 if there are none.
         reused: whether the connection has served an earlier call.
         idle_since: time at which the connection was given back, on the event loop's clock.
     """
 
     # asyncpg creates the instance with its own arguments, so `make_ready` sets these attributes instead of an __init__.
-    __slots__ = ("examined", "extension", "generation", "idle_since", "index_kind", "model", "reused", "text_is_ready")
+    __slots__ = (
+        "examined",
+        "extension",
+        "generation",
+        "idle_since",
+        "index_kind",
+        "model",
+        "partitions",
+        "reused",
+        "text_is_ready",
+    )
 
     examined: bool
     extension: Extension | None
@@ -57,6 +68,7 @@ class PooledConnection(Connection):
     idle_since: float
     index_kind: IndexKind
     model: str | None
+    partitions: int
     reused: bool
     text_is_ready: bool
 
@@ -76,6 +88,7 @@ class PooledConnection(Connection):
         """
         self.examined, self.reused, self.idle_since = False, False, 0.0
         self.extension, self.model, self.text_is_ready, self.index_kind = None, None, False, "vector"
+        self.partitions = 0
         self.extension = found = await find_extension(self)
         found.check()
         await self.set_type_codec(

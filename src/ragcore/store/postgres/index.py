@@ -10,7 +10,16 @@ from ragcore.errors import ConfigurationError
 from ragcore.store.postgres.statements import filled
 from ragcore.value import Value
 
-__all__ = ["MOST_INDEXED", "MOST_INDEXED_WHOLE", "Index", "IndexKind", "default_kind", "index_name", "sort_expression"]
+__all__ = [
+    "MOST_INDEXED",
+    "MOST_INDEXED_WHOLE",
+    "Index",
+    "IndexKind",
+    "default_kind",
+    "index_name",
+    "partition_name",
+    "sort_expression",
+]
 
 IndexKind: TypeAlias = Literal["vector", "halfvec", "binary", "none"]
 
@@ -112,6 +121,11 @@ def default_kind(dimension: int) -> IndexKind:
     if dimension <= MOST_INDEXED_WHOLE:
         return "vector"
     return "halfvec" if dimension <= MOST_INDEXED else "none"
+
+
+def partition_name(table: str, number: int) -> str:
+    """Return the name of a partition of a table."""
+    return f"{table}_p{number}"
 
 
 def index_name(table: str) -> str:

@@ -10,7 +10,7 @@ from ragcore.store.postgres.connection import Connection
 from ragcore.store.postgres.extension import Extension
 from ragcore.store.postgres.index import Index, IndexKind, index_name
 from ragcore.store.postgres.searches import function_placeholders
-from ragcore.store.postgres.statements import SQL, filled, quoted
+from ragcore.store.postgres.statements import SQL, filled, literal, quoted
 
 __all__ = [
     "NEW",
@@ -60,11 +60,17 @@ async def create_index(connection: Connection, schema: str, index: Index, extens
 
 
 async def replace_function(
-    connection: Connection, schema: str, kind: IndexKind, extension: Extension, dimension: int
+    connection: Connection, schema: str, kind: IndexKind, extension: Extension, *, dimension: int, partitions: int
 ) -> None:
     """Replace the function that contains the indexed expression."""
-    names = {"schema": quoted(schema), "vector": quoted(extension.schema), "dimension": str(dimension)}
-    functions = {name: filled(text, names) for name, text in function_placeholders(dimension, kind).items()}
+    names = {
+        "schema": quoted(schema),
+        "chunk_literal": literal(f"{quoted(schema)}.chunk"),
+        "vector": quoted(extension.schema),
+        "dimension": str(dimension),
+    }
+    functions = function_placeholders(dimension, kind, partitions)
+    functions = {name: filled(text, names) for name, text in functions.items()}
     await connection.execute(filled(SQL["nearest_further"], {**names, **functions}))
 
 

@@ -33,6 +33,7 @@ from ragcore.store.postgres.index_catalogue import (
     tables_of,
 )
 from ragcore.store.postgres.inspection import read_settings
+from ragcore.store.postgres.partitions import partitions_of
 from ragcore.store.postgres.server import SETTINGS_SECONDS
 from ragcore.store.postgres.statements import SQL, check_schema, quoted
 from ragcore.store.postgres.translate import translate
@@ -223,7 +224,7 @@ class _Build:
         wanted.check_dimension(dimension)
         for table in self._tables:
             await self._prepare(table, wanted, dimension)
-        replaced = await again_after_deadlocks(partial(self._switch, wanted, dimension))
+        replaced = await again_after_deadlocks(partial(self._switch, wanted, dimension, partitions_of(settings)))
         if replaced and wanted.kind != former.kind:
             self._kept = keep_seconds
             await anyio.sleep(keep_seconds)
@@ -280,7 +281,7 @@ class _Build:
         await self._run_with_progress(table, f"create index concurrently {quoted(own + NEW)} {on}")
         self._built.append(table)
 
-    async def _switch(self, wanted: Index, dimension: int) -> bool:
+    async def _switch(self, wanted: Index, dimension: int, partitions: int) -> bool:
         """Give each new index the name of the old one, and record its kind. Return whether there was an old one."""
         replaced = False
         async with transaction(self._connection):
@@ -294,7 +295,14 @@ class _Build:
                 if own + NEW in found:
                     await self._connection.execute(f"alter index {self._name(own + NEW)} rename to {quoted(own)}")
             await record(self._connection, self._schema, wanted)
-            await replace_function(self._connection, self._schema, wanted.kind, self._extension, dimension)
+            await replace_function(
+                self._connection,
+                self._schema,
+                wanted.kind,
+                self._extension,
+                dimension=dimension,
+                partitions=partitions,
+            )
         return replaced
 
     async def _drop(self, table: str, name: str) -> None:

@@ -18,6 +18,7 @@ from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.extension import Extension
 from ragcore.store.postgres.finding import Finding
 from ragcore.store.postgres.index import Index, IndexKind, default_kind, index_name
+from ragcore.store.postgres.partitions import partitions_of
 from ragcore.store.postgres.replica_inspection import ReplicaInspection
 from ragcore.store.postgres.row_policies import foreign_policies
 from ragcore.store.postgres.statements import MIGRATIONS, quoted, statement
@@ -60,10 +61,10 @@ class Inspection(Value):
         index: kind and parameters of the collection's index; None if the role can't read them.
         index_bytes: size of the index; None if there is none.
         invalid_indexes: indexes of vectors that an interrupted build has left behind. Writes maintain them, and no search uses them.
-        maintenance_work_mem: bytes that the role may use to build an index, unless it asks for more.
-        shared_buffers: size of the server's cache in bytes; None if unknown.
+        maintenance_work_mem, shared_buffers: the server's memory for a build, unless it asks for more, and the server's cache, in bytes; None if unknown.
         dimension, model: dimension and embedding model of the collection; None if unknown.
         language, vector_type: language and vector type of the collection; None if the role can't read them.
+        partitions: number of partitions of the chunks; 0 if there are none.
         contracted: whether the objects that only the previous release needs have been removed.
         text_is_ready: whether all chunks are prepared for text search. If not, text search scans the tenant's chunks.
         active: the collection of the group that is in use; None if there is no group.
@@ -110,6 +111,7 @@ class Inspection(Value):
     model: str | None
     language: str | None = None
     vector_type: str | None = None
+    partitions: int = 0
     contracted: bool = False
     text_is_ready: bool = False
     active: str | None = None
@@ -340,12 +342,9 @@ async def inspect(connection: Connection, address: Address, *, schema: str = "ra
     index = Index.recorded(settings)
     kind = default_kind(row["dimension"] or 0) if index is None else index.kind
     built = json.loads(row["vector_indexes"] or "[]")
+    wanted = (True, Index(kind=kind).operator_class)
     current = [
-        one
-        for one in built
-        if one["valid"]
-        and one["name"] == index_name(one["table"])
-        and one["operators"] == Index(kind=kind).operator_class
+        one for one in built if one["name"] == index_name(one["table"]) and (one["valid"], one["operators"]) == wanted
     ]
     return Inspection(
         address=f"{address.host or 'localhost'}/{row['database']}",
@@ -371,7 +370,7 @@ async def inspect(connection: Connection, address: Address, *, schema: str = "ra
         local=socket is not None and socket.family == AF_UNIX,
         in_recovery=bool(row["in_recovery"]),
         has_schema=row["has_schema"],
-        has_index=bool(current),
+        has_index=len(current) >= max(1, partitions_of(settings)),
         index=index,
         index_bytes=sum(one["bytes"] for one in current) if current else None,
         invalid_indexes=tuple(one["name"] for one in built if not one["valid"]),
@@ -381,11 +380,12 @@ async def inspect(connection: Connection, address: Address, *, schema: str = "ra
         model=settings.get("model"),
         language=settings.get("language"),
         vector_type=settings.get("vector_type"),
+        partitions=partitions_of(settings),
         contracted=settings.get("contracted") == "true",
         text_is_ready=settings.get("text") == "ready",
         active=settings.get("active"),
         former_models=tuple(settings["former_models"].split("\n")) if settings.get("former_models") else (),
-        about_chunks=None if row["about_chunks"] in (None, -1) else row["about_chunks"],
+        about_chunks=None if row["about_chunks"] == -1 else row["about_chunks"],
         fingerprint=row["fingerprint"],
         migration=migration,
         newest_migration=MIGRATIONS[-1][0],

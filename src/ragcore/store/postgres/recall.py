@@ -185,6 +185,7 @@ class _Run:
                 schema=self._settings.schema,
                 vector_schema=connection.vector_schema,
                 kind=connection.index_kind,
+                partitions=connection.partitions,
                 exactly=exactly,
                 exact_rows=self._settings.exact_rows,
                 ef_search=self._settings.ef_search,

@@ -1,4 +1,4 @@
-"""Embed a collection again into a second one, while the first stays in use. No files are read, and an interrupted run can be continued.
+"""Embed a collection again into a second one, or copy it, while the first stays in use. No files are read, and an interrupted run can be continued.
 
 The two collections form a group: deleting a document in one deletes it in the other, and only one of them is in use. The schema of a client selects
 it. A switch is refused while the two differ, so that each question finds all documents.
@@ -24,17 +24,19 @@ from ragcore.store.embed_text import text_to_embed
 from ragcore.store.postgres.connection import Connection, again_after_deadlocks, connect, transaction
 from ragcore.store.postgres.dsn import Address, parse
 from ragcore.store.postgres.extension import encode_vector, find_extension
+from ragcore.store.postgres.groups import link
+from ragcore.store.postgres.index import Index
 from ragcore.store.postgres.inspection import read_settings
-from ragcore.store.postgres.schema import LOCK, migrate
+from ragcore.store.postgres.schema import migrate
 from ragcore.store.postgres.sharing import copy_shared
-from ragcore.store.postgres.statements import SQL, check_schema, filled, literal, quoted, statement
+from ragcore.store.postgres.statements import SQL, check_schema, quoted, statement
 from ragcore.store.postgres.translate import translate
 from ragcore.text.redaction import Redact, redacted
 from ragcore.types import EmbedText
 from ragcore.types.secret import Secret
 from ragcore.value import Value
 
-__all__ = ["Reembedding", "reembed"]
+__all__ = ["Reembedding", "copy_collection", "reembed"]
 
 logger: logging.Logger = logging.getLogger("ragcore.store")
 
@@ -49,10 +51,10 @@ PASSES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reembedding(Value):
-    """The result of `reembed`, or its progress so far.
+    """The result of `reembed` or `copy_collection`, or its progress so far.
 
     Attributes:
-        documents, chunks: number of documents and chunks that were embedded and written to the target.
+        documents, chunks: number of documents and chunks that were embedded, or copied with their vectors, and written to the target.
         deleted: number of documents that were deleted in the target, because the source does not have them.
         differing: number of documents that still differ, because the source changed during the run; at most 256 are counted. 0: both collections hold the
             same documents.
@@ -94,6 +96,67 @@ async def reembed(
         EmbeddingError, StoreError, CircuitOpen: a dependency failed. Documents that were already written stay in the target.
         DeadlineExceeded: the embedder did not answer within 120 s, or PostgreSQL within 300 s.
     """
+    return await _transfer(
+        owner_dsn, source=source, target=target, embedder=embedder, role=role, redact=redact, progress=progress
+    )
+
+
+async def copy_collection(
+    owner_dsn: str | Secret,
+    /,
+    *,
+    source: str,
+    target: str,
+    role: str,
+    index: Index | None = None,
+    partitions: int | None = None,
+    progress: Callable[[Reembedding], None] | None = None,
+) -> Reembedding:
+    """Copy the documents of one collection into another one with the same model, such as one with partitions. Their vectors are copied as well.
+
+    Everything else is as in `reembed`: the source stays in use, you can continue an interrupted run, a later run transfers only the changes and deletions
+    since then, and to switch, give the clients the target's schema.
+
+    Args:
+        owner_dsn: DSN of the owner, as in `migrate`.
+        source: schema of the collection that is in use.
+        target: schema of the new collection. It is created if it does not exist.
+        role: the application's role.
+        index: index of the target, as in `migrate`. None: an index of the source's kind and parameters; an existing target keeps its own.
+        partitions: partitions of the target, as in `migrate`. None: none; an existing target keeps its own.
+        progress: called on the event loop with the progress so far.
+
+    Raises:
+        ConfigurationError: the source does not exist, the target is in use, or it has another model, index or number of partitions.
+        StoreError: PostgreSQL can't be reached, or it failed. Documents that were already written stay in the target.
+        DeadlineExceeded: PostgreSQL did not answer within 300 s.
+    """
+    return await _transfer(
+        owner_dsn,
+        source=source,
+        target=target,
+        embedder=None,
+        role=role,
+        redact=None,
+        progress=progress,
+        index=index,
+        partitions=partitions,
+    )
+
+
+async def _transfer(
+    owner_dsn: str | Secret,
+    *,
+    source: str,
+    target: str,
+    embedder: Embedder | None,
+    role: str,
+    redact: Redact | None,
+    progress: Callable[[Reembedding], None] | None,
+    index: Index | None = None,
+    partitions: int | None = None,
+) -> Reembedding:
+    """Embed or, without an embedder, copy the documents of one collection into another one."""
     check_schema(source)
     check_schema(target)
     if source == target:
@@ -102,23 +165,28 @@ async def reembed(
     try:
         async with connect(address) as connection:
             settings = await _settings(connection, source, address)
-            language = settings.get("language")
+            exists = await connection.fetchval("select to_regclass($1) is not null", f"{quoted(target)}.migration")
+            if embedder is None and index is None and not exists:
+                index = Index.recorded(settings)
             await migrate(
                 owner_dsn,
-                model=embedder.model,
-                dimension=embedder.dimension,
+                model=settings["model"] if embedder is None else embedder.model,
+                dimension=int(settings["dimension"]) if embedder is None else embedder.dimension,
                 role=role,
                 schema=target,
-                language=language,
+                language=settings.get("language"),
+                index=index,
+                partitions=partitions,
             )
-            await _link(connection, source, target, role)
+            await link(connection, source, target, role)
             await copy_shared(connection, source, target)
             embed_text = settings.get("embed_text", "text")
             await connection.execute(
                 f"update {quoted(target)}.setting set value = $1 where name = 'embed_text'",  # noqa: S608  # checked and quoted
                 embed_text,
             )
-            work = _Work(connection, source, target, embedder, cast("EmbedText", embed_text), redact, progress)
+            model = settings["model"] if embedder is None else embedder.model
+            work = _Work(connection, source, target, model, embedder, cast("EmbedText", embed_text), redact, progress)
             return await work.run()
     except RagcoreError:
         raise
@@ -131,36 +199,6 @@ async def _settings(connection: Connection, schema: str, address: Address) -> di
         return await read_settings(connection, schema)
     except asyncpg.UndefinedTableError as error:
         raise ConfigurationError(f"there is no collection {schema!r} in {address}: check the schema's name") from error
-
-
-async def _link(connection: Connection, source: str, target: str, role: str) -> None:
-    """Join the two collections into a group, with the source in use."""
-    async with transaction(connection):
-        await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
-        settings = {schema: await read_settings(connection, schema) for schema in (source, target)}
-        active = settings[source].get("active", source)
-        if active == target:
-            raise ConfigurationError(
-                f"the collection {target} is in use, and may be newer than {source}: run `ragcore reembed --from {target} --to {source}`"
-            )
-        members = dict.fromkeys([source, target])
-        for one in settings.values():
-            members |= dict.fromkeys(one.get("group", "").split(",") if one.get("group") else [])
-        models = {(await read_settings(connection, member))["model"] for member in members}
-        for schema, other in ((source, target), (target, source)):
-            placeholders = {
-                "schema": quoted(schema),
-                "other": quoted(other),
-                "role": quoted(role),
-                "function": quoted(f"delete_in_{other}"),
-                "schema_literal": literal(schema),
-                "group_literal": literal(",".join(members)),
-                "active_literal": literal(active),
-                # Transferred documents keep the content hash of the model with which they were first embedded.
-                "former_literal": literal("\n".join(sorted(models))),
-                "lock": str(LOCK),
-            }
-            await connection.execute(filled(SQL["link"], placeholders))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +219,8 @@ class _Work:
         connection: Connection,
         source: str,
         target: str,
-        embedder: Embedder,
+        model: str,
+        embedder: Embedder | None,
         embed_text: EmbedText,
         redact: Redact | None,
         progress: Callable[[Reembedding], None] | None,
@@ -189,6 +228,7 @@ class _Work:
         self._connection = connection
         self._source = source
         self._target = target
+        self._model = model
         self._embedder = embedder
         self._embed_text = embed_text
         self._redact = redact
@@ -248,7 +288,12 @@ class _Work:
 
     async def _flush(self) -> None:
         collected, self._collected = self._collected, []
-        vectors = await self._embed([self._text_to_embed(chunk) for one in collected for chunk in one.chunks])
+        chunks = [chunk for one in collected for chunk in one.chunks]
+        vectors = (
+            [chunk["embedding"] for chunk in chunks]
+            if self._embedder is None
+            else [encode_vector(vector) for vector in await self._embed(self._embedder, chunks)]
+        )
         start = 0
         for one in collected:
             stop = start + len(one.chunks)
@@ -262,14 +307,15 @@ class _Work:
             self._progress(self._done)
 
     async def _chunks(self, tenant: str, document: str) -> list[asyncpg.Record]:
-        text = statement("chunks_of", schema=quoted(self._source))
+        with_vector = "" if self._embedder is not None else ", embedding"
+        text = statement("chunks_of", schema=quoted(self._source), and_embedding=with_vector)
         with deadline(STATEMENT_SECONDS):
             async with transaction(self._connection):
                 return await self._connection.fetch(text, tenant, document)
 
-    def _text_to_embed(self, chunk: asyncpg.Record) -> str:
+    def _text_to_embed(self, embedder: Embedder, chunk: asyncpg.Record) -> str:
         text: str = chunk["text"]
-        count, most = self._embedder.count_tokens, self._embedder.max_tokens
+        count, most = embedder.count_tokens, embedder.max_tokens
         heading = json.loads(chunk["metadata"]).get("heading", "")
         whole = text_to_embed(
             text,
@@ -282,15 +328,16 @@ class _Work:
         # The chunk was cut for the former embedder; the new one may count more tokens.
         return whole if whole == text or count(whole) <= most else text
 
-    async def _embed(self, texts: Sequence[str]) -> Vector:
-        model, dimension = self._embedder.model, self._embedder.dimension
+    async def _embed(self, embedder: Embedder, chunks: Sequence[asyncpg.Record]) -> Vector:
+        texts: Sequence[str] = [self._text_to_embed(embedder, chunk) for chunk in chunks]
+        model, dimension = embedder.model, embedder.dimension
         parts = []
         for start in range(0, len(texts), EMBED_AT_ONCE):
             part = texts[start : start + EMBED_AT_ONCE]
             try:
                 with deadline(STEP_SECONDS):
                     part = await self._redacted(part)
-                    vectors = await self._embedder.embed(part, kind="document")
+                    vectors = await embedder.embed(part, kind="document")
             except RagcoreError:
                 raise
             except Exception as error:
@@ -305,7 +352,7 @@ class _Work:
         return texts if redact is None else await self._threads.run(lambda: [redacted(redact, text) for text in texts])
 
     async def _write(
-        self, tenant: str, document: str, wanted: str, chunks: Sequence[asyncpg.Record], vectors: Vector
+        self, tenant: str, document: str, wanted: str, chunks: Sequence[asyncpg.Record], vectors: Sequence[bytes | None]
     ) -> None:
         """Write a whole document with the source's content hash, so that the two collections count it as equal."""
         columns = [
@@ -324,7 +371,7 @@ class _Work:
                     return
                 expires_at = found[0]["expires_at"]
                 await self._connection.execute(
-                    self._into("begin_documents"), tenant, [document], [self._embedder.model], [expires_at], [document]
+                    self._into("begin_documents"), tenant, [document], [self._model], [expires_at], [document]
                 )
                 await self._connection.execute(self._into("delete_chunks"), tenant, [document])
                 await self._connection.execute(
@@ -334,7 +381,7 @@ class _Work:
                     [document] * len(chunks),
                     positions,
                     *others,
-                    [encode_vector(vector) for vector in vectors],
+                    vectors,
                     [expires_at] * len(chunks),
                 )
                 copy = statement("copy_origin", schema=quoted(self._target), other=quoted(self._source))

@@ -22,6 +22,7 @@ from ragcore.store.postgres.extension import find_extension
 from ragcore.store.postgres.index import Index, default_kind
 from ragcore.store.postgres.index_catalogue import create_index, replace_function
 from ragcore.store.postgres.inspection import read_settings
+from ragcore.store.postgres.partitions import check_partitions, create_partitions, partitions_of, protect_partitions
 from ragcore.store.postgres.searches import function_placeholders
 from ragcore.store.postgres.statements import MIGRATIONS, SQL, check_schema, filled, literal, quoted
 from ragcore.store.postgres.translate import translate
@@ -55,6 +56,7 @@ async def migrate(
     schema: str = "ragcore",
     language: str | None = None,
     index: Index | None = None,
+    partitions: int | None = None,
     contract: bool = False,
 ) -> None:
     """Create or update the schema of a collection, and grant the application's role the right to read and write its rows.
@@ -76,6 +78,8 @@ async def migrate(
             language.
         index: kind and parameters of the index of a new collection. None: "vector" up to 2,000 dimensions, "halfvec" up to 4,000, "none" above. An existing
             collection keeps its index; `build_index` changes it.
+        partitions: number of partitions of a new collection, 2 to 64. Chunks and postings are then spread over so many tables by a hash of the tenant, and a
+            search reads only that of its tenant. None: one table. An existing collection keeps what it has; `copy_collection` copies it into another one.
         contract: whether to remove objects that only the previous release needs. Statements of that release then fail. A new collection never has
             such objects.
 
@@ -90,6 +94,8 @@ async def migrate(
     check_schema(schema)
     if index is not None:
         index.check_dimension(dimension)
+    if partitions is not None:
+        check_partitions(partitions)
     address = parse(owner_dsn)
     made_for = {"model": model, "dimension": str(dimension), "language": language}
 
@@ -97,7 +103,14 @@ async def migrate(
         async with connect(address) as connection, transaction(connection):
             await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
             await _migrate(
-                connection, address, schema=schema, made_for=made_for, role=role, index=index, contract=contract
+                connection,
+                address,
+                schema=schema,
+                made_for=made_for,
+                role=role,
+                index=index,
+                partitions=partitions,
+                contract=contract,
             )
 
     try:
@@ -119,6 +132,7 @@ async def _migrate(
     made_for: Mapping[str, str | None],
     role: str,
     index: Index | None,
+    partitions: int | None,
     contract: bool,
 ) -> None:
     if not await connection.fetchval("select exists (select from pg_roles where rolname = $1)", role):
@@ -142,6 +156,9 @@ async def _migrate(
         "vector": quoted(extension.schema),
         "owner": quoted(str(await connection.fetchval("select current_user"))),
         "dimension": str(dimension),
+        "partitioned": " partition by hash (tenant)" if partitions and new else "",
+        # It turns a statement that a partitioned table refuses into a comment.
+        "unpartitioned": "-- " if partitions and new else "",
         "index_literal": literal(default_kind(dimension)),
         "model_literal": literal(str(made_for["model"])),
         "language_literal": literal(language or DEFAULT_LANGUAGE),
@@ -150,7 +167,7 @@ async def _migrate(
         "folded": await _folding(connection),
     }
     # For the function of migration 6, which is replaced below.
-    functions = function_placeholders(dimension, default_kind(dimension))
+    functions = function_placeholders(dimension, default_kind(dimension), 0)
     placeholders |= {name: filled(text, placeholders) for name, text in functions.items()}
     placeholders["lexemes_function"] = filled(SQL["lexemes"], placeholders)
     await connection.execute(f"create schema if not exists {quoted(schema)}")
@@ -169,6 +186,8 @@ async def _migrate(
             f"update {quoted(schema)}.setting set value = $1 where name = 'embed_text'",  # noqa: S608  # checked and quoted
             DEFAULT_EMBED_TEXT,
         )
+        if partitions is not None:
+            await create_partitions(connection, schema, partitions)
         await create_index(connection, schema, index or Index(kind=default_kind(dimension)), extension, dimension)
     settings = await read_settings(connection, schema)
     _check_fits(settings, made_for, address, schema)
@@ -179,10 +198,19 @@ async def _migrate(
             f"the collection {schema} in {address} has an index of the kind {recorded.kind!r} (m {recorded.m}, ef_construction {recorded.ef_construction}): "
             "run `ragcore index`, which changes the index without blocking writers"
         )
-    await replace_function(connection, schema, recorded.kind, extension, dimension)
+    if partitions not in (None, partitions_of(settings)):
+        raise ConfigurationError(
+            f"the collection {schema} in {address} has {partitions_of(settings) or 'no'} partitions, not {partitions}: create another collection, and run "
+            f"`ragcore copy --from {schema} --to …`"
+        )
+    await replace_function(
+        connection, schema, recorded.kind, extension, dimension=dimension, partitions=partitions_of(settings)
+    )
     if (new or contract) and settings["contracted"] != "true":
         await connection.execute(filled(SQL["contract"], placeholders))
     await connection.execute(filled(SQL["grant"], {**placeholders, "role": quoted(role)}))
+    # After the contraction, which changes the policies of the whole tables.
+    await protect_partitions(connection, schema, partitions_of(settings), role=role)
     await _grant_pgvector(connection, extension.schema, role)
 
 

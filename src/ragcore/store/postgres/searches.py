@@ -10,8 +10,8 @@ from typing import Literal
 from ragcore.protocols import Query
 from ragcore.store.fusion import DEPTH, RANK_CONSTANT, RERANKED, VECTOR_WEIGHT
 from ragcore.store.postgres.conditions import Conditions
-from ragcore.store.postgres.index import IndexKind, sort_expression
-from ragcore.store.postgres.statements import SQL, filled, quoted
+from ragcore.store.postgres.index import IndexKind, partition_name, sort_expression
+from ragcore.store.postgres.statements import SQL, filled, literal, quoted
 from ragcore.types import Fusion, Mode
 
 __all__ = ["Search", "adjacent_statement", "chunks_statement", "function_placeholders", "statement_of"]
@@ -39,6 +39,11 @@ MOST_CANDIDATES = 1_000
 LISTED = 2_000
 # Text search counts at most this many chunks of a tenant for the weight of a word, and scans at most this many.
 MOST_CHUNKS = 1_000_000
+# The number of the partition that holds a tenant's chunks.
+PART = """(
+    select n from generate_series(0, {partitions} - 1) as n
+    where satisfies_hash_partition({chunk_literal}::regclass, {partitions}, n, {tenant}) limit 1
+)"""
 PASSAGE_COLUMNS = "id, document_id, text, title, source, start_char, end_char, metadata"
 PART_OF_TABLE = """(
     select * from {schema}.chunk
@@ -74,6 +79,7 @@ class Search:
         top_k: largest number of passages.
         dimension: dimension of the vector; 0 in mode "text".
         kind: kind of the collection's index.
+        partitions: number of partitions of the chunks; 0 if there are none.
         exactly: whether to compare all of the tenant's vectors. None: the statement counts them first.
         exact_rows: largest number of chunks that are compared exactly.
         ef_search: breadth of the index search.
@@ -90,6 +96,7 @@ class Search:
     top_k: int
     dimension: int
     kind: IndexKind
+    partitions: int
     exactly: bool | None
     exact_rows: int
     ef_search: int
@@ -115,6 +122,7 @@ def statement_of(
     schema: str,
     vector_schema: str,
     kind: IndexKind,
+    partitions: int,
     exactly: bool | None,
     exact_rows: int | None,
     ef_search: int,
@@ -129,6 +137,7 @@ def statement_of(
         schema: schema of the collection.
         vector_schema: schema of pgvector.
         kind: kind of the collection's index. With "none", all of the tenant's vectors are compared.
+        partitions: number of partitions of the chunks; 0 if there are none.
         exactly: whether to compare all of the tenant's vectors. None: the statement counts them first.
         exact_rows: as in `PgVectorStore`.
         ef_search: breadth of the index search.
@@ -159,6 +168,7 @@ def statement_of(
         top_k=query.top_k,
         dimension=dimension,
         kind=kind,
+        partitions=partitions,
         exactly=True if kind == "none" else exactly,
         exact_rows=EXACT_NUMBERS // max(dimension, 1) if exact_rows is None else exact_rows,
         ef_search=ef_search,
@@ -172,14 +182,20 @@ def statement_of(
     return search.sql(), [*values, *conditions.values]
 
 
-def function_placeholders(dimension: int, kind: IndexKind) -> dict[str, str]:
+def function_placeholders(dimension: int, kind: IndexKind, partitions: int) -> dict[str, str]:
     """Return the placeholders of `sql/nearest_further`. In this function, $1 is the tenant and $2 the vector."""
     own = OWN_LARGE if dimension >= LARGE else OWN
     enough = f"{FETCHED}::bigint * depth"
     return {
         "own_in_function": own.replace("s.tenant", "$1"),
         "indexed_in_function": sort_expression(kind),
-        "chunks_in_function": "{schema}.chunk",
+        # A text that ends within the function's own text, so that the number of the partition is put into it.
+        "chunks_in_function": f"{{schema}}.{partition_name('chunk', 0)[:-1]}' || part || '"
+        if partitions
+        else "{schema}.chunk",
+        "part_in_function": PART.replace("{tenant}", "of_tenant").replace("{partitions}", str(partitions))
+        if partitions
+        else "0",
         "enough_in_function": enough,
         "fetched_in_function": f"greatest({enough}, least({OVERSAMPLING} * depth, {MOST_CANDIDATES}))"
         if kind == "binary"
@@ -241,14 +257,18 @@ def _compose(search: Search) -> str:
         chunks = f"({chunks}[])[s.nth]"
     small, large = ("s.small and ", "not s.small and ") if search.exactly is None else ("", "")
     and_embedding = ", embedding" if search.with_vectors else ""
-    exactly, by_index = SQL["nearest_exactly"], SQL["nearest_by_index"]
+    exactly, by_index = SQL["nearest_exactly"], _by_index(search, large)
+    # In the statement that counts first, the tenants are those of a subquery.
+    of = "$1::text" if search.exactly is False else "t.tenant"
+    part = filled(PART, {"tenant": of, "partitions": str(search.partitions)})
     placeholders = {
         "nearest": SQL[nearest],
         "exactly": filled(exactly, {"condition": small, "rows": "{schema}.chunk"}),
-        "by_index": filled(by_index, {"condition": large}),
+        "by_index": by_index,
         "walking": SQL["nearest_walking"],
         # The candidates of a binary index are sorted by their whole vectors on the server, because there are many.
-        "first_of_index": SQL["nearest_walking"] if search.kind == "binary" else filled(by_index, {"condition": large}),
+        "first_of_index": SQL["nearest_walking"] if search.kind == "binary" else by_index,
+        "part": f",\n           {part} as part" if search.partitions else "",
         "walk_settings": WALK_SETTINGS if search.kind == "binary" else "",
         "completing": filled(filled(exactly, {"rows": PART_OF_TABLE}), {"condition": large + TOO_FEW}),
         "by_text": SQL["by_text_scanning" if search.scans_text else "by_text"],
@@ -284,9 +304,32 @@ def _compose(search: Search) -> str:
         "question": f"${2 if search.mode == 'text' else 3}::text",
         "filter": search.filter,
         "schema": quoted(search.schema),
+        "chunk_literal": literal(f"{quoted(search.schema)}.chunk"),
         "vector": quoted(search.vector_schema),
     }
     return _filled(SQL[search.mode], placeholders)
+
+
+def _by_index(search: Search, condition: str) -> str:
+    """Return the part that walks through the index.
+
+    Each partition has its own index. All are in the statement, and PostgreSQL reads the one of the tenant: the condition on `s.part` is checked once, before
+    the others. A condition on the parent's tenant would not do: PostgreSQL could then sort the rows of the tenant's index instead.
+    """
+    one = SQL["nearest_by_index"]
+    if not search.partitions:
+        return filled(one, {"condition": condition, "walked": "{schema}.chunk"})
+    parts = (
+        filled(
+            one,
+            {
+                "condition": f"s.part = {number} and {condition}",
+                "walked": f"{{schema}}.{partition_name('chunk', number)}",
+            },
+        )
+        for number in range(search.partitions)
+    )
+    return " union all ".join(f"({part})" for part in parts)
 
 
 def _fetched(search: Search, *, depth: int, enough: int) -> int:

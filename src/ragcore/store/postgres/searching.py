@@ -12,6 +12,7 @@ from ragcore.protocols import Diagnosis, Found, Query, Scores, Vector
 from ragcore.store.postgres.collection import Collection, StoreSettings
 from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.explanation import Explanation, explain_plan, explanation_of
+from ragcore.store.postgres.index import partition_name
 from ragcore.store.postgres.passages import Scan, found_of, nearest, passage_of, ranked
 from ragcore.store.postgres.searches import adjacent_statement, chunks_statement, statement_of
 from ragcore.store.postgres.tenants import Tenants
@@ -77,7 +78,7 @@ class Searching:
                 query,
                 scan=found.scan,
                 kind=connection.index_kind,
-                tables=["chunk"],
+                tables=["chunk", *(partition_name("chunk", number) for number in range(connection.partitions))],
                 advice=[*_advice(found.scan, self._settings)],
             )
 
@@ -98,6 +99,7 @@ class Searching:
             schema=self._settings.schema,
             vector_schema=connection.vector_schema,
             kind=connection.index_kind,
+            partitions=connection.partitions,
             exactly=exactly,
             exact_rows=self._settings.exact_rows,
             ef_search=self._settings.ef_search,

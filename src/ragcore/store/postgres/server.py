@@ -151,6 +151,7 @@ class Server:
         # Checked at each call, since the setting may have changed.
         self.refuse_if_unsafe()
         assert self.found is not None
+        connection.partitions = self.found.partitions
         connection.model, connection.text_is_ready, connection.index_kind = (
             self.found.model,
             self.found.text_is_ready,

@@ -37,10 +37,10 @@ create table {schema}.chunk (
     words       tsvector generated always as ({schema}.lexemes(title || E'\n' || text)) stored,
     primary key (tenant, id),
     foreign key (tenant, document_id) references {schema}.document (tenant, id) on delete cascade
-);
+){partitioned};
 -- Rows stay whole if they fit into a page. If vectors or words were fetched from a TOAST table one by one, a scan of a tenant's rows would take three to
 -- ten times as long.
-alter table {schema}.chunk set (toast_tuple_target = 8160);
+{unpartitioned}alter table {schema}.chunk set (toast_tuple_target = 8160);
 -- The document comes first: with the tenant first, the planner uses this index for lookups by id while the table is empty, and keeps that plan.
 create index chunk_document on {schema}.chunk (document_id, tenant);
 

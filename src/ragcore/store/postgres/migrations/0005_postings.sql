@@ -10,11 +10,11 @@ create table {schema}.posting (
     lexeme   text collate "C" not null,
     impact   smallint not null,
     chunk_id text collate "C" not null
-);
+){partitioned};
 create index posting_lexeme on {schema}.posting (tenant, lexeme, impact desc, chunk_id);
 create index posting_chunk on {schema}.posting (tenant, chunk_id);
 -- Vacuum early: index-only scans need the visibility map, and the planner needs statistics.
-alter table {schema}.posting set (autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
+{unpartitioned}alter table {schema}.posting set (autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 
 alter table {schema}.posting enable row level security;
 alter table {schema}.posting force row level security;

@@ -2,7 +2,15 @@
 with own as (
     select c.oid, c.relname, c.relrowsecurity and c.relforcerowsecurity as forced, c.relowner
     from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
-    where n.nspname = $1 and c.relkind = 'r' and c.relname in ('document', 'chunk', 'posting', 'quota', 'cached_vector', 'origin')
+    where n.nspname = $1 and c.relkind in ('r', 'p') and c.relname in ('document', 'chunk', 'posting', 'quota', 'cached_vector', 'origin')
+),
+-- The partitions of these tables. Only the owner may write to them, since the triggers belong to the whole tables.
+part as (
+    select c.oid, c.relname, c.relrowsecurity and c.relforcerowsecurity as forced, c.relowner, own.relname as whole
+    from own join pg_inherits on inhparent = own.oid join pg_class as c on c.oid = inhrelid
+),
+every as (
+    select oid, relname, forced, relowner from own union all select oid, relname, forced, relowner from part
 )
 select current_user as role,
        current_database() as database,
@@ -35,6 +43,8 @@ select current_user as role,
            select relname || ' ' || wanted from own cross join unnest(array['select', 'insert', 'update', 'delete']) as wanted
            where not has_table_privilege(own.oid, wanted) and (wanted = 'select' or relname <> 'posting')
            union all
+           select relname || ' select' from part where whole = 'chunk' and not has_table_privilege(part.oid, 'select')
+           union all
            select relname || ' ' || wanted from pg_class cross join unnest(array['select', 'insert', 'update']) as wanted
            where relname = 'rollout' and relkind = 'r' and relnamespace = (select oid from pg_namespace where nspname = $1)
                and not has_table_privilege(pg_class.oid, wanted)
@@ -42,8 +52,11 @@ select current_user as role,
        ) as missing_rights,
        -- `migrate` revokes these rights: with them, the role could bypass the policies, or empty the tables of all tenants.
        array(
-           select relname || ' ' || excess from own cross join unnest(array['truncate', 'references', 'trigger']) as excess
-           where has_table_privilege(own.oid, excess) and not pg_has_role(current_user, relowner, 'usage')
+           select relname || ' ' || excess from every cross join unnest(array['truncate', 'references', 'trigger']) as excess
+           where has_table_privilege(every.oid, excess) and not pg_has_role(current_user, relowner, 'usage')
+           union all
+           select relname || ' ' || excess from part cross join unnest(array['insert', 'update', 'delete']) as excess
+           where has_table_privilege(part.oid, excess) and not pg_has_role(current_user, relowner, 'usage')
            union all
            select relname || ' ' || excess from own cross join unnest(array['insert', 'update', 'delete']) as excess
            where relname = 'posting' and has_table_privilege(own.oid, excess) and not pg_has_role(current_user, relowner, 'usage')
@@ -67,15 +80,15 @@ select current_user as role,
            select tgname::text from pg_trigger join own on own.oid = tgrelid where tgenabled = 'D' and not tgisinternal order by 1
        ) as disabled_triggers,
        (select pg_has_role(current_user, relowner, '{set_role}') from own where relname = 'chunk') as owns_tables,
-       (select bool_and(forced) from own) as forces_rls,
+       (select bool_and(forced) from every) as forces_rls,
        array(
-           select own.relname || ': ' || polname || ' ' || polcmd::text || ' ' || polpermissive::text
+           select every.relname || ': ' || polname || ' ' || polcmd::text || ' ' || polpermissive::text
                   || ' ' || coalesce(pg_get_expr(polqual, polrelid), '-') || ' ' || coalesce(pg_get_expr(polwithcheck, polrelid), '-')
                   || ' ' || (
-                      polroles = array[own.relowner] or (polname in ('own_rows', 'not_expired', 'shared_rows') and polroles = array[0::oid])
+                      polroles = array[every.relowner] or (polname in ('own_rows', 'not_expired', 'shared_rows') and polroles = array[0::oid])
                       or not exists (select from unnest(polroles) as r (of) where r.of = 0 or pg_has_role(current_user, r.of, 'member'))
                   )::text
-           from own join pg_policy on polrelid = own.oid
+           from every join pg_policy on polrelid = every.oid
            order by 1
        ) as policies,
        (
@@ -84,9 +97,9 @@ select current_user as role,
        ) as dimension,
        (
            select jsonb_agg(jsonb_build_object(
-               'table', own.relname, 'name', i.relname, 'valid', x.indisvalid, 'operators', oc.opcname, 'bytes', pg_relation_size(i.oid)
-           ) order by own.relname, i.relname)
-           from pg_index as x join own on own.oid = x.indrelid join pg_class as i on i.oid = x.indexrelid
+               'table', every.relname, 'name', i.relname, 'valid', x.indisvalid, 'operators', oc.opcname, 'bytes', pg_relation_size(i.oid)
+           ) order by every.relname, i.relname)
+           from pg_index as x join every on every.oid = x.indrelid join pg_class as i on i.oid = x.indexrelid
            join pg_am as am on am.oid = i.relam join pg_opclass as oc on oc.oid = x.indclass[0]
            where am.amname = 'hnsw'
        ) as vector_indexes,
@@ -95,12 +108,21 @@ select current_user as role,
        (
            select md5(string_agg(format('%s.%s %s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod)), ',' order by c.relname, a.attnum))
            from pg_attribute as a join pg_class as c on c.oid = a.attrelid join pg_namespace as n on n.oid = c.relnamespace
-           where n.nspname = $1 and c.relkind = 'r' and a.attnum > 0 and not a.attisdropped
+           where n.nspname = $1 and c.relkind in ('r', 'p') and a.attnum > 0 and not a.attisdropped
        ) as fingerprint,
-       (select reltuples::bigint from pg_class join own using (oid) where own.relname = 'chunk') as about_chunks,
+       (
+           -- The estimate of a partitioned table is the sum of those of its partitions. -1: not analyzed.
+           select case when bool_or(reltuples < 0) then -1 else sum(reltuples)::bigint end
+           from pg_class join (
+               select oid, relname as whole from own where not exists (select from part where part.whole = own.relname)
+               union all
+               select oid, whole from part
+           ) as counted using (oid)
+           where counted.whole = 'chunk'
+       ) as about_chunks,
        array(
            select nspname::text from pg_namespace as n
-           where exists (select from pg_class where relnamespace = n.oid and relname = 'chunk' and relkind = 'r')
+           where exists (select from pg_class where relnamespace = n.oid and relname = 'chunk' and relkind in ('r', 'p'))
              and exists (select from pg_class where relnamespace = n.oid and relname = 'setting' and relkind = 'r')
              and exists (select from pg_class where relnamespace = n.oid and relname = 'migration' and relkind = 'r')
            order by 1

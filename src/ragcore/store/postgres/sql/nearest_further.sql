@@ -19,6 +19,7 @@ create or replace function {schema}.nearest_further(
     declare
         found bigint := 0;
         one record;
+        part integer := {part_in_function};
     begin
         perform set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.max_scan_tuples', tuples::text, true);
         for one in execute format(

@@ -2,7 +2,7 @@
 -- belong to the tenant, because other tenants' chunks are nearer, it reads further chunks.
 s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant,
-           set_config('hnsw.ef_search', '{ef_search}', true) as ef_search{walk_settings}
+           set_config('hnsw.ef_search', '{ef_search}', true) as ef_search{walk_settings}{part}
 ),
 by_index as materialized (
     select s.tenant, c.* from s cross join lateral ({first_of_index}) as c

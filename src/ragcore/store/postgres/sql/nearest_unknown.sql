@@ -8,7 +8,7 @@ settings as materialized (
            set_config('hnsw.max_scan_tuples', '{scan_tuples}', true) as scan_tuples
 ),
 s as materialized (
-    select t.tenant, t.nth, counted.chunks <= {exact_rows}::bigint as small
+    select t.tenant, t.nth, counted.chunks <= {exact_rows}::bigint as small{part}
     from settings cross join lateral ({each_tenant}) as t cross join lateral (
         select count(*) as chunks from (
             select from {schema}.chunk where tenant = t.tenant {filter} limit {exact_rows}::bigint + 1::bigint
