@@ -60,6 +60,16 @@ def test_further_steps_need_more_evidence_so_all_steps_together_raise_few_false_
     assert Guard().judge(evidence, seconds=1_000, step=2).action == "roll_back"
 
 
+def test_a_stable_answer_that_the_candidate_would_have_had_no_time_for_counts_as_a_failure() -> None:
+    evidence = Evidence(stable=Tally(calls=1_505, failed=14), candidate=Tally(calls=316, failed=13))
+    assert Guard().judge(evidence, seconds=1_000).action == "roll_back"
+    for _ in range(40):
+        evidence.stable.count("ok", 16.0, limit=15.0)
+    assert (evidence.stable.failed, evidence.stable.overtime) == (14, 40)
+    assert Evidence.of(evidence.to_dict()) == evidence
+    assert Guard().judge(evidence, seconds=1_000).action != "roll_back"
+
+
 @pytest.mark.parametrize("rate", [0.001, 0.01])
 def test_an_equal_candidate_is_promoted_and_chance_rolls_nothing_back(rate: float) -> None:
     found = [judged(seed, guard=Guard(), errors=rate, stable_errors=rate) for seed in range(SEEDS)]

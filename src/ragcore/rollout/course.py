@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from collections.abc import Iterable
 from dataclasses import replace
@@ -125,9 +126,9 @@ class Course:
         """Emit that this process takes part. The events after it report changes of the state."""
         emit("rollout.started", self.state.name, share=self.state.share, status=self.state.status)
 
-    def count(self, side: Side, outcome: Outcome, seconds: float) -> None:
-        """Count a call that has ended, and let the guard judge."""
-        self.own.side(side).count(outcome, seconds)
+    def count(self, side: Side, outcome: Outcome, seconds: float, *, limit: float = math.inf) -> None:
+        """Count a call that has ended, and let the guard judge. `limit` is the time that the candidate would have had for it, in seconds."""
+        self.own.side(side).count(outcome, seconds, limit=limit)
         emit("rollout.call", self.state.name, side=side, outcome=outcome, seconds=seconds)
         if side == "candidate":
             self._judge()

@@ -30,6 +30,7 @@ class Tally:
         failed: calls without an answer: they raised an error, were late, or hung.
         hung: calls that had not returned one second after their time was over.
         degraded: answers with a fallback inside, such as a quotation.
+        overtime: answers of the stable side that took longer than the part of a call's time that the candidate gets.
         durations: answers by bucket of their seconds.
     """
 
@@ -37,12 +38,18 @@ class Tally:
     failed: int = 0
     hung: int = 0
     degraded: int = 0
+    overtime: int = 0
     durations: Counter[int] = field(default_factory=Counter)
 
-    def count(self, outcome: Outcome, seconds: float) -> None:
-        """Count a call that has ended."""
+    def count(self, outcome: Outcome, seconds: float, *, limit: float = math.inf) -> None:
+        """Count a call that has ended.
+
+        Args:
+            limit: the seconds that the candidate would have had for it.
+        """
         self.calls += 1
         if outcome in ("ok", "degraded"):
+            self.overtime += seconds > limit
             self.degraded += outcome == "degraded"
             self.durations[_bucket(seconds)] += 1
         else:
@@ -55,6 +62,7 @@ class Tally:
         self.failed += other.failed
         self.hung += other.hung
         self.degraded += other.degraded
+        self.overtime += other.overtime
         self.durations.update(other.durations)
 
     def quantile(self, share: float) -> float | None:
@@ -77,6 +85,7 @@ class Tally:
             "failed": self.failed,
             "hung": self.hung,
             "degraded": self.degraded,
+            "overtime": self.overtime,
             "durations": {str(bucket): count for bucket, count in sorted(self.durations.items())},
         }
 
@@ -84,7 +93,14 @@ class Tally:
     def of(cls, data: Mapping[str, Any]) -> Tally:
         """Return the counts that `to_dict` returned."""
         durations = Counter({int(bucket): int(count) for bucket, count in data["durations"].items()})
-        return cls(int(data["calls"]), int(data["failed"]), int(data["hung"]), int(data["degraded"]), durations)
+        return cls(
+            int(data["calls"]),
+            int(data["failed"]),
+            int(data["hung"]),
+            int(data["degraded"]),
+            int(data.get("overtime", 0)),  # a process of an earlier version does not count it
+            durations,
+        )
 
 
 @dataclass(slots=True)

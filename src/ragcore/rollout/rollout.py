@@ -265,7 +265,8 @@ class Rollout(Part, Generic[T]):
             emit("rollout.fell_back", self.state.name, outcome=run.outcome or "late", seconds=run.seconds)
         left = until - anyio.current_time()
         if left > 0:
-            run = Run("stable", partial(call, "stable"), left - min(LAST, LAST_PART * left))
+            seconds = left - min(LAST, LAST_PART * left)
+            run = Run("stable", partial(call, "stable"), seconds, limit=CANDIDATE_PART * (until - began))
             if await self._answered(run, owner, until):
                 return run
             if run.ended is not None:
@@ -324,7 +325,7 @@ class Rollout(Part, Generic[T]):
 
     def _count(self, run: Run[R], outcome: Outcome) -> None:
         assert self._course is not None
-        self._course.count(run.side, outcome, run.seconds)
+        self._course.count(run.side, outcome, run.seconds, limit=run.limit)
 
     def _compare(self, shown: Side, answer: object, question: str, tenant: str, options: dict[str, object]) -> None:
         """Let the other side answer as well, in the background, if this question is to be compared."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import math
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -31,6 +32,7 @@ class Run(Generic[R]):
         side: the side.
         call: starts the call; gets the seconds that the call may take.
         seconds: the time limit.
+        limit: the seconds that the candidate has or would have for it.
 
     Attributes:
         until: the time by which the side should have returned.
@@ -40,8 +42,11 @@ class Run(Generic[R]):
 
     value: R
 
-    def __init__(self, side: Side, call: Callable[[float], Awaitable[R]], seconds: float) -> None:
+    def __init__(
+        self, side: Side, call: Callable[[float], Awaitable[R]], seconds: float, *, limit: float = math.inf
+    ) -> None:
         self.side = side
+        self.limit: float = limit
         self.began: float = anyio.current_time()
         self.until: float = self.began + seconds
         self.is_ok: bool = False
