@@ -50,6 +50,8 @@ PACKAGES = (
     "embedding",
     "generation",
     "ingest",
+    "ingest.ray",
+    "explore.ray",
     "events",
     "audit",
     "explore",
@@ -283,6 +285,7 @@ def commands(path: Path) -> list[str]:
 KNOWN = (
     "cd",
     "pip",
+    "ray",
     "uv",
     "python3",
     "export",

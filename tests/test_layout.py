@@ -39,6 +39,7 @@ FACADES = {"MemoryStore", "PgVectorStore", "RAG", "TenantView", "TableStore"}
 HOMES = {
     "asyncpg": {"store/postgres"},
     "openai": {"compat/private.py", "embedding/openai.py", "generation/openai.py", "wire/client.py", "wire/failure.py"},
+    "ray": {"ingest/ray"},
     "tiktoken": {"text/tokens.py"},
     "tenacity": {"resilience/retry.py", "resilience/policy.py"},
 }

@@ -19,6 +19,8 @@ PACKAGES = (
     "ragcore.embedding",
     "ragcore.generation",
     "ragcore.ingest",
+    "ragcore.ingest.ray",
+    "ragcore.explore.ray",
     "ragcore.events",
     "ragcore.explore",
     "ragcore.blocking",

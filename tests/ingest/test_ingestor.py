@@ -27,7 +27,7 @@ from ragcore import (
     Vector,
 )
 from ragcore.embedding import from_sync
-from ragcore.resilience import Policy
+from ragcore.resilience import Policy, RateLimiter
 from ragcore.testing import Fail, FakeEmbedder, FakeStore, Fault, Hang, OpenAIServer, Reply
 from ragcore.types import Kind
 
@@ -480,3 +480,39 @@ async def test_a_document_that_is_not_split_comes_back_as_it_was_given(text: str
     assert reasons["blank"] == "it has no text"
     assert "tokens" in reasons["long"]
     assert "512" in reasons["long"]
+
+
+async def test_a_rate_limiter_limits_the_size_of_requests_and_waits_outside_of_the_time_limit(parts: Parts) -> None:
+    embedder, _, ingestor = parts
+    limiter = RateLimiter(tokens_per_minute=1_000)
+    text = "word " * 60
+    tokens = embedder.count_tokens(text)
+    assert tokens <= limiter.most_tokens < 2 * tokens
+    limiter.charge(tokens=130)  # 2 s: longer than the limit of a step
+    report = await ingestor.add(
+        [Document("1", text), Document("2", text)], tenant="a", document_timeout=1, rate_limiter=limiter
+    )
+    assert (report.added, report.failed) == (2, ())
+    assert [len(texts) for texts in embedder.calls] == [1, 1]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_429_pauses_all_ingests_with_the_same_rate_limiter() -> None:
+    class Noted(RateLimiter):
+        paused: list[float] = []  # noqa: RUF012
+        charged = 0
+
+        def pause(self, seconds: float) -> None:
+            self.paused.append(seconds)
+
+        def charge(self, *, requests: int = 1, tokens: int = 0) -> None:
+            self.charged += requests
+
+    limiter = Noted(requests_per_minute=6_000)
+    async with OpenAIServer(dimension=8) as server:
+        server.faults.next(Fail(429, headers={"Retry-After": "0.2"}))
+        embedder = OpenAIEmbedder("made", dimension=8, base_url=server.base_url, api_key="none")
+        async with embedder, FakeStore() as store:
+            ingestor = Ingestor(embedder=embedder, store=store)
+            report = await ingestor.add([Document("1", "text")], tenant="a", rate_limiter=limiter)
+    assert (report.added, limiter.paused, limiter.charged) == (1, [0.2], 1)

@@ -100,6 +100,8 @@ async def client() -> None:
     ]
     assert_type(await rag.add(documents, tenant="t", progress=print, document_timeout=1), ragcore.IngestReport)
     assert_type(await rag.add(ingest.read("a", "b"), tenant="t"), ragcore.IngestReport)
+    limiter = resilience.RateLimiter(requests_per_minute=60, tokens_per_minute=None)
+    assert_type(await rag.add(documents, tenant="t", rate_limiter=limiter), ragcore.IngestReport)
     assert_type(await rag.delete(["id"], tenant="t", timeout=1), int)
     assert_type(await rag.documents(tenant="t", timeout=1), Mapping[str, str])
     view = rag.for_tenant("t")

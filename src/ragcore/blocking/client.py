@@ -38,6 +38,7 @@ from ragcore.ingest.sources.options import IngestOptions
 from ragcore.ingest.sources.source import Source
 from ragcore.lifecycle.bound import inherit
 from ragcore.protocols import Embedder, Found, Generator, Reranker, Searcher, Vector
+from ragcore.resilience import RateLimiter
 from ragcore.retrieval.options import spelled_out
 from ragcore.retrieval.retriever import Retriever
 from ragcore.types import (
@@ -333,9 +334,12 @@ class RAG:
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
         split: bool = True,
+        rate_limiter: RateLimiter | None = None,
     ) -> IngestReport:
         """Add documents, or replace those with the same ids. See `ragcore.RAG.add`. `progress` is called in the background thread."""
-        return self.for_tenant(tenant).add(documents, progress=progress, document_timeout=document_timeout, split=split)
+        return self.for_tenant(tenant).add(
+            documents, progress=progress, document_timeout=document_timeout, split=split, rate_limiter=rate_limiter
+        )
 
     @spelled_out(IngestOptions)
     def ingest(
@@ -577,6 +581,7 @@ class TenantView:
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
         split: bool = True,
+        rate_limiter: RateLimiter | None = None,
     ) -> IngestReport:
         """Add documents, or replace those with the same ids. See `ragcore.RAG.add`. `progress` is called in the background thread.
 
@@ -588,7 +593,12 @@ class TenantView:
             given: Iterable[Document | Unreadable] | AsyncIterable[Document | Unreadable],
         ) -> Awaitable[IngestReport]:
             return self._rag._rag.add(
-                given, tenant=self._tenant, progress=progress, document_timeout=document_timeout, split=split
+                given,
+                tenant=self._tenant,
+                progress=progress,
+                document_timeout=document_timeout,
+                split=split,
+                rate_limiter=rate_limiter,
             )
 
         if isinstance(documents, AsyncIterable | Collection) or not isinstance(documents, Iterable):

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
 from ragcore.cli.arguments import Json, Tenant
+from ragcore.cli.on_ray import ingest_on_ray
 from ragcore.cli.rendering import ingest_progress, show_ingest
-from ragcore.cli.session import DONE, PARTLY, Options, messages, open_client, print_json, results, run_async
+from ragcore.cli.session import (
+    DONE,
+    PARTLY,
+    Options,
+    messages,
+    open_client,
+    print_json,
+    results,
+    run_async,
+    run_blocking,
+)
 from ragcore.cli.watching import check_folders, keep_in_step
 from ragcore.errors import ConfigurationError
 from ragcore.ingest.files import check_paths
@@ -20,8 +32,11 @@ from ragcore.ingest.sources.named import sources_of
 from ragcore.ingest.sources.options import IngestOptions
 from ragcore.ingest.sources.query import QuerySource
 from ragcore.ingest.sources.source import Source
+from ragcore.resilience import RateLimiter
 
 __all__ = ["delete", "documents", "ingest"]
+
+Engine: TypeAlias = Literal["local", "ray"]
 
 
 def ingest(
@@ -104,6 +119,23 @@ def ingest(
             show_default="never",
         ),
     ] = None,
+    requests_per_minute: Annotated[
+        int | None,
+        typer.Option(help="Largest number of requests a minute to the embedder.", min=1, show_default="no limit"),
+    ] = None,
+    tokens_per_minute: Annotated[
+        int | None,
+        typer.Option(help="Largest number of tokens a minute to the embedder.", min=1, show_default="no limit"),
+    ] = None,
+    engine: Annotated[Engine, typer.Option(help="local: this process. ray: workers of Ray, extra `ray`.")] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="With --engine ray: the address of a cluster.", show_default="a new one on this machine"),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="With --engine ray: processes that add documents.", min=1, show_default="one for each CPU"),
+    ] = None,
 ) -> None:
     """Add documents, or replace those that changed. Unchanged documents are not embedded again."""
     if not sources and query is None:
@@ -122,6 +154,35 @@ def ingest(
         embed_text=embed_text,
     )
     expiry = _moment(expires_at)
+    if engine == "local" and (address is not None or workers is not None):
+        raise typer.BadParameter("--address and --workers need --engine ray")
+    if engine == "ray":
+        if sync or watch or dry_run or query is not None or any("://" in source for source in sources or ()):
+            raise typer.BadParameter(
+                "--engine ray reads folders and files, without --sync, --watch, --dry-run and --query"
+            )
+
+        def on_ray() -> int:
+            report = ingest_on_ray(
+                options,
+                [Path(source) for source in sources or ()],
+                tenant=tenant,
+                address=address,
+                workers=workers,
+                requests_per_minute=requests_per_minute,
+                tokens_per_minute=tokens_per_minute,
+                strict=strict,
+                follow_symlinks=follow_symlinks,
+                whole_pages=whole_pages,
+                expires_at=expiry,
+            )
+            show_ingest(report, as_json=as_json)
+            return PARTLY if report.failed else DONE
+
+        run_blocking(options, on_ray)
+    rate_limiter = None
+    if requests_per_minute is not None or tokens_per_minute is not None:
+        rate_limiter = RateLimiter(requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute)
 
     async def body() -> int:
         # Make the sources first, so that an invalid path is an error before the database starts.
@@ -140,6 +201,7 @@ def ingest(
             "strict": strict,
             "read_timeout": options.config().read_timeout,
             "whole_pages": whole_pages,
+            "rate_limiter": rate_limiter,
         }
         if watch:
             folders = check_folders(found)

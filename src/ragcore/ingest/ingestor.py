@@ -5,21 +5,19 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TypeVar
 from uuid import UUID
 
 import anyio
 import anyio.lowlevel
-import numpy as np
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from ragcore.compat.ability import offers
-from ragcore.embedding.vectors import check_vectors
 from ragcore.errors import (
     ConfigurationError,
     DeadlineExceeded,
     DependencyError,
-    EmbeddingError,
     InvalidInput,
     RagcoreError,
     StoreError,
@@ -28,15 +26,16 @@ from ragcore.errors import (
 from ragcore.ingest.batches import BATCH_CHARACTERS, batches
 from ragcore.ingest.chunking import Cut, cut, uncut
 from ragcore.ingest.content_hash import content_hash
+from ragcore.ingest.embedding import embed_texts, turns_of
 from ragcore.ingest.failures import blames_a_document, one_of
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, check_chunking
 from ragcore.ingest.records import Records
 from ragcore.ingest.run import Run
 from ragcore.ingest.step_limit import StepLimit
 from ragcore.lifecycle.closing import closing
-from ragcore.lifecycle.operations import begin
 from ragcore.protocols import EmbeddedDocument, Embedder, EmbedTextRecorder, Expiring, Store, Vector
-from ragcore.resilience import Bulkhead
+from ragcore.resilience import RateLimiter
+from ragcore.resilience.policy import policy_of
 from ragcore.resilience.threads import Threads
 from ragcore.store.embed_text import DEFAULT_EMBED_TEXT
 from ragcore.text.redaction import Redact, redacted
@@ -51,8 +50,6 @@ logger: logging.Logger = logging.getLogger("ragcore.ingest")
 
 # If the exact tokenizer is still loading, the first `add` waits for it for this many seconds.
 TOKENIZER_SECONDS = 5.0
-MOST_BATCHES = 1_024
-EMBED_AT_ONCE = 256
 # The number of chunks that are written in one step. A larger document gets more steps, because the index takes one or two milliseconds for each chunk.
 WRITTEN_IN_A_STEP = 2_000
 # A longer text is cut on a thread, because counting its tokens would block the event loop.
@@ -110,10 +107,7 @@ class Ingestor:
         self.concurrency = concurrency
         self.redact = redact
         self._threads = Threads(1, name="chunking")
-        # An embedder embeds as many batches at once as it has threads. The other batches wait here, and their time limit does not run meanwhile.
-        # Optional attributes of an embedder are read with getattr. A Protocol would not work: a `CachedEmbedder` passes on the attributes of its inner
-        # embedder by __getattr__, and since Python 3.12 isinstance does not see such attributes.
-        self._turns: Bulkhead = getattr(embedder, "document_turns", None) or Bulkhead(MOST_BATCHES, name="embedding")
+        self._turns = turns_of(embedder)
 
     async def add(
         self,
@@ -125,6 +119,7 @@ class Ingestor:
         document_timeout: float | None = None,
         split: bool = True,
         dry_run: bool = False,
+        rate_limiter: RateLimiter | None = None,
     ) -> IngestReport:
         """Add documents, or replace those with the same ids.
 
@@ -142,6 +137,8 @@ class Ingestor:
             split: whether to cut the documents into chunks. False: each document is one chunk, whose text comes back as it was given, with white space at
                 both ends. A document with more tokens than the embedder accepts fails.
             dry_run: whether to embed and store nothing. The report counts the documents that a real run would add and update, and no chunks.
+            rate_limiter: limits the requests and tokens a minute that go to the embedder. Ingests with the same limiter share its limits. A pause that the
+                embedder asks for, as with a 429, pauses the limiter. The wait for the limiter does not count for `document_timeout`. None: no limit.
 
         Raises:
             EmbeddingError, StoreError, CircuitOpen: a dependency failed, and retries did not help. Documents that were written before stay stored.
@@ -151,10 +148,11 @@ class Ingestor:
         Exceptions from `documents` and `progress` are raised unchanged.
         """
         limit = check_timeout(document_timeout, name="document_timeout") or DOCUMENT_TIMEOUT
-        run = Run(check_tenant(tenant), limit, progress, split=split, dry_run=dry_run)
+        run = Run(check_tenant(tenant), limit, progress, split=split, dry_run=dry_run, rate_limiter=rate_limiter)
         await self._prepare(dry_run=dry_run)
         try:
-            await self._run(run, batches(documents, run))
+            with nullcontext() if rate_limiter is None else rate_limiter.following(policy_of(self.embedder)):
+                await self._run(run, batches(documents, run))
         except BaseExceptionGroup as group:
             raise one_of(group) from None
         return run.report()
@@ -235,7 +233,7 @@ class Ingestor:
         if run.dry_run:
             run.would_write(refused, changed, known, unchanged=len(unchanged))
             return
-        embedded, tokens, empty = await self._embed(changed, hashes, limit, split=run.split)
+        embedded, tokens, empty = await self._embed(changed, hashes, limit, run)
         if embedded:
             steps = math.ceil(sum(len(one.chunks) for one in embedded) / WRITTEN_IN_A_STEP)
             with limit.step(steps):
@@ -249,7 +247,7 @@ class Ingestor:
         run.done(embedded, known, unchanged=len(unchanged), tokens=tokens)
 
     async def _embed(
-        self, documents: Sequence[Document], hashes: Mapping[str, str], limit: StepLimit, *, split: bool
+        self, documents: Sequence[Document], hashes: Mapping[str, str], limit: StepLimit, run: Run
     ) -> tuple[list[EmbeddedDocument], int, list[Unreadable]]:
         """Return the documents with vectors, the number of their tokens, and the documents that can't be embedded."""
         empty: list[Unreadable] = []
@@ -257,7 +255,7 @@ class Ingestor:
         for document in documents:
             try:
                 with limit.step():
-                    made = await self._cut(document, split=split)
+                    made = await self._cut(document, split=run.split)
             except DeadlineExceeded as error:
                 if not limit.is_own(error):
                     raise
@@ -272,13 +270,13 @@ class Ingestor:
             if not made.chunks:
                 empty.append(Unreadable(document.id, "it has no text", source=document.source))
                 continue
-            if not split and made.tokens > self.embedder.max_tokens:
+            if not run.split and made.tokens > self.embedder.max_tokens:
                 reason = f"it has {made.tokens:,} tokens, and {self.embedder.model} takes at most {self.embedder.max_tokens:,}: cut it first"
                 empty.append(Unreadable(document.id, reason, source=document.source))
                 continue
             cuts.append((document, made))
         vectors = await self._vectors(
-            await self._redacted([text for _, made in cuts for text in made.texts], limit), limit
+            await self._redacted([text for _, made in cuts for text in made.texts], limit), limit, run.rate_limiter
         )
         embedded, start = [], 0
         for document, made in cuts:
@@ -320,25 +318,8 @@ class Ingestor:
         with limit.step():
             return await self._threads.run(lambda: [redacted(redact, text) for text in texts])
 
-    async def _vectors(self, texts: Sequence[str], limit: StepLimit) -> Vector:
-        parts = []
-        for start in range(0, len(texts), EMBED_AT_ONCE):
-            part = texts[start : start + EMBED_AT_ONCE]
-            try:
-                async with self._turns:
-                    with begin("embed", component=self.embedder):
-                        vectors = await limit.embedding(self.embedder.embed(part, kind="document"))
-            except RagcoreError:
-                raise
-            except Exception as error:
-                model = self.embedder.model
-                raise EmbeddingError(
-                    f"the embedder {model} raised {type(error).__name__}", dependency=model, stage="embed"
-                ) from error
-            parts.append(
-                check_vectors(vectors, count=len(part), dimension=self.embedder.dimension, model=self.embedder.model)
-            )
-        return np.concatenate(parts) if parts else np.zeros((0, self.embedder.dimension), np.float32)
+    async def _vectors(self, texts: Sequence[str], limit: StepLimit, rate_limiter: RateLimiter | None) -> Vector:
+        return await embed_texts(self.embedder, texts, limit, turns=self._turns, rate_limiter=rate_limiter)
 
     async def _content_hashes(self, batch: Sequence[Document], *, split: bool) -> dict[str, str]:
         def work() -> dict[str, str]:

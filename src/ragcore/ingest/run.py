@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import anyio
 
 from ragcore.protocols import EmbeddedDocument
+from ragcore.resilience import RateLimiter
 from ragcore.types import Document, Doubt, IngestReport, Origin, Unreadable
 
 __all__ = ["Run"]
@@ -27,6 +28,7 @@ class Run:
         progress: called with the report so far, whenever it changes.
         split: whether to cut the documents into chunks.
         dry_run: whether to count only, and to embed and store nothing.
+        rate_limiter: limits the requests to the embedder; None: no limit.
         seen: the ids of the documents so far.
         unfinished: number of batches that were handed out and are not finished.
     """
@@ -36,6 +38,7 @@ class Run:
     progress: Callable[[IngestReport], None] | None
     split: bool = True
     dry_run: bool = False
+    rate_limiter: RateLimiter | None = None
     began: float = field(default_factory=anyio.current_time)
     added: int = 0
     updated: int = 0

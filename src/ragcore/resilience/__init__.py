@@ -10,6 +10,7 @@ from ragcore.resilience.deadline import Deadline, deadline
 from ragcore.resilience.failure import Failure, On, from_status
 from ragcore.resilience.flow import flow
 from ragcore.resilience.policy import Hold, Policy
+from ragcore.resilience.rate_limiter import RateLimiter
 from ragcore.resilience.retry import RetryBudget, RetryPolicy
 from ragcore.resilience.single_flight import SingleFlight
 from ragcore.resilience.snapshot import (
@@ -35,6 +36,7 @@ __all__ = [
     "Overloaded",
     "Policy",
     "PolicySnapshot",
+    "RateLimiter",
     "RetryBudget",
     "RetryBudgetSnapshot",
     "RetryPolicy",

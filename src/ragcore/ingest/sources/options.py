@@ -9,6 +9,7 @@ from typing import TypedDict, Unpack
 from ragcore.errors import ConfigurationError
 from ragcore.ingest.options import READ_SECONDS, UserReader, reading
 from ragcore.ingest.sources.run import SourceOptions
+from ragcore.resilience import RateLimiter
 from ragcore.types import IngestReport
 
 __all__ = ["IngestOptions", "source_options"]
@@ -33,6 +34,8 @@ class IngestOptions(TypedDict, total=False):
     """Called on the event loop with the report so far."""
     document_timeout: float | None
     """Seconds for each step of a document. None: `Settings.document_timeout`."""
+    rate_limiter: RateLimiter | None
+    """Limits the requests and tokens a minute that go to the embedder. Default None: no limit."""
     read_timeout: float
     """Seconds for fetching and for reading each file. Default 120."""
     processes: int | None

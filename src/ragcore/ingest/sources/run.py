@@ -25,6 +25,7 @@ from ragcore.ingest.sources.listing import Listing
 from ragcore.ingest.sources.source import Entry, Source
 from ragcore.ingest.sources.temporary import clean_up
 from ragcore.protocols import OriginStore
+from ragcore.resilience import RateLimiter
 from ragcore.resilience.threads import Threads
 from ragcore.types import Document, IngestReport, Origin, Unreadable
 
@@ -98,13 +99,14 @@ class SourceRun:
         *,
         progress: Callable[[IngestReport], None] | None,
         document_timeout: float | None,
+        rate_limiter: RateLimiter | None = None,
         delete: Callable[[str, Sequence[str]], Awaitable[int]],
     ) -> IngestReport:
         """Add the documents, and delete those that are gone.
 
         Args:
             progress: called with the report so far.
-            document_timeout: as in `Ingestor.add`.
+            document_timeout, rate_limiter: as in `Ingestor.add`.
             delete: deletes documents of a source and returns their number.
         """
         store = self._ingestor.store
@@ -125,6 +127,7 @@ class SourceRun:
                 progress=None if progress is None else lambda report: progress(self._with_skipped(report)),
                 document_timeout=document_timeout,
                 dry_run=self._options.dry_run,
+                rate_limiter=rate_limiter,
             )
             report = self._with_skipped(report)
             for name, count in before.items():

@@ -1,0 +1,124 @@
+"""Starts Ray on this machine, or connects to a running cluster.
+
+Ray's collection of usage data is off. Everything that Ray starts here listens on 127.0.0.1 only.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ragcore.compat.extras import require
+from ragcore.errors import ConfigurationError, DependencyError
+
+__all__ = ["cluster", "load"]
+
+# Memory of a local cluster for the objects that are passed between its processes. Blocks are small, so it need not be large.
+OBJECT_STORE_BYTES = 256 * 1024 * 1024
+CONNECT_SECONDS = 5.0
+# Without the first variable, Ray reports its usage to its makers. Without the second one, Ray replaces 127.0.0.1 by the machine's address, also to connect,
+# and listens on all interfaces. It is the switch that Ray has for Windows and macOS; it also works on Linux.
+VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0"}
+ONLY_HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+LOOPBACK = ("127.", "localhost:", "[::1]:")
+
+
+def load(purpose: str) -> Any:
+    """Import Ray, with its collection of usage data switched off.
+
+    Raises:
+        ConfigurationError: the extra `ray` is not installed.
+    """
+    os.environ.update(VARIABLES)
+    ray = require("ray", extra="ray", purpose=purpose)
+    require("ray.data", extra="ray", purpose=purpose)
+    return ray
+
+
+@contextmanager
+def cluster(address: str | None, *, workers: int | None, purpose: str) -> Iterator[Any]:
+    """Connect to Ray for the block, and yield the module `ray`.
+
+    If this process is connected to Ray already, that connection is used and stays open. Otherwise the connection, or the cluster that was started, ends with
+    the block.
+
+    Args:
+        address: the cluster's address, such as "127.0.0.1:6379"; None: the one in RAY_ADDRESS, or a new cluster on this machine.
+        workers: number of CPUs of a new cluster; None: those of this machine.
+        purpose: the feature that needs Ray, for the error message.
+
+    Raises:
+        ConfigurationError: the extra `ray` is not installed, or the cluster can't be reached.
+    """
+    named = address or os.environ.get("RAY_ADDRESS")
+    if named is None or named.startswith(LOOPBACK):
+        # Ray reads this variable when it is imported.
+        os.environ.update(ONLY_HERE)
+    ray = load(purpose)
+    if ray.is_initialized():
+        if address is not None:
+            raise ConfigurationError(
+                "this process is already connected to Ray: omit the address, or call ray.shutdown() first"
+            )
+        yield ray
+        return
+    if named is not None:
+        _check_reachable(named)
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if named is None:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                num_cpus=workers,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **quiet,
+            )
+        else:
+            ray.init(address=named, **quiet)
+    except Exception as error:  # Ray raises errors of many kinds, also plain ones
+        ray.shutdown()
+        if named is None:
+            raise DependencyError(
+                f"Ray could not be started on this machine ({_first_line(error)})", dependency="Ray", stage="start"
+            ) from error
+        raise ConfigurationError(
+            f"can't connect to Ray at {named} ({_first_line(error)}): check that the cluster runs the same versions of Ray and Python. If it uses "
+            "tokens, set RAY_AUTH_MODE=token here as well, and use its token"
+        ) from error
+    except BaseException:
+        ray.shutdown()
+        raise
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Check that something listens at the address of a cluster. Ray itself would try for minutes.
+
+    Raises:
+        ConfigurationError: the address is not one of a cluster, or nothing listens there.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        raise ConfigurationError(
+            f"the address of a Ray cluster is {address!r}: it must be like 127.0.0.1:6379, without a scheme, or auto"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"can't connect to Ray at {address} ({error.strerror or error}): check the address, or start a cluster with `ray start --head`"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,102 @@
+"""The part of an ingest that all workers share: rate limits, the ids of documents, and how often a batch was begun."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+from ragcore.resilience import RateLimiter
+
+__all__ = ["Coordinator", "SharedRateLimiter", "digest", "start_coordinator"]
+
+
+def digest(*parts: object) -> bytes:
+    """Return a short hash of a few values, so that long ids take little memory."""
+    return blake2b(repr(parts).encode(), digest_size=16).digest()
+
+
+class Coordinator:
+    """Keeps the shared state of one run. It runs as one actor on the driver's node, so it lives as long as the driver.
+
+    Args:
+        requests_per_minute, tokens_per_minute: limits of the embedding provider for all workers together; None: no limit.
+    """
+
+    def __init__(self, requests_per_minute: int | None, tokens_per_minute: int | None) -> None:
+        self._limiter = RateLimiter(requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute)
+        self._origins: dict[bytes, bytes] = {}
+        self._begun: Counter[bytes] = Counter()
+
+    async def reserve(self, tokens: int) -> float:
+        """Reserve the turn of a request, and return the seconds until then."""
+        return self._limiter.reserve(tokens)
+
+    async def remaining_pause(self) -> float:
+        """Return the seconds until the pause is over that the provider asked for."""
+        return self._limiter.remaining_pause()
+
+    async def charge(self, requests: int, tokens: int) -> None:
+        """Count requests that were sent without a turn."""
+        self._limiter.charge(requests=requests, tokens=tokens)
+
+    async def pause(self, seconds: float) -> None:
+        """Let no worker send a request for so many seconds."""
+        self._limiter.pause(seconds)
+
+    async def claim(self, claims: Sequence[tuple[bytes, bytes]]) -> list[bool]:
+        """Take ids of documents, and return for each whether it was free.
+
+        Args:
+            claims: pairs of a document's id and its origin, as digests. A task that Ray repeats has the same origins, so its ids are free again.
+        """
+        return [self._origins.setdefault(name, origin) == origin for name, origin in claims]
+
+    async def begin(self, batch: bytes) -> int:
+        """Count the start of a batch, and return how often it was begun without an end. More than once: its worker has died."""
+        self._begun[batch] += 1
+        return self._begun[batch]
+
+    async def end(self, batches: Sequence[bytes]) -> None:
+        """Forget batches that are done."""
+        for batch in batches:
+            self._begun.pop(batch, None)
+
+
+def start_coordinator(ray: Any, *, requests_per_minute: int | None, tokens_per_minute: int | None) -> Any:
+    """Start the coordinator on the node of this process, and return its handle."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, max_concurrency=1_000, scheduling_strategy=here)(Coordinator)
+    return actor.remote(requests_per_minute, tokens_per_minute)
+
+
+class SharedRateLimiter(RateLimiter):
+    """The rate limiter of one worker. All decisions are those of the coordinator.
+
+    Args:
+        coordinator: the handle of the actor.
+        requests_per_minute, tokens_per_minute: its limits.
+    """
+
+    def __init__(
+        self, coordinator: Any, *, requests_per_minute: int | None = None, tokens_per_minute: int | None = None
+    ) -> None:
+        super().__init__(requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute)
+        self._coordinator = coordinator
+
+    def charge(self, *, requests: int = 1, tokens: int = 0) -> None:
+        """Count requests that were sent without a turn. Doesn't wait for the coordinator."""
+        self._coordinator.charge.remote(requests, tokens)
+
+    def pause(self, seconds: float) -> None:
+        """Let no worker send a request for so many seconds. Doesn't wait for the coordinator."""
+        self._coordinator.pause.remote(seconds)
+
+    async def _reserve(self, tokens: int) -> float:
+        return float(await self._coordinator.reserve.remote(tokens))
+
+    async def _remaining_pause(self) -> float:
+        return float(await self._coordinator.remaining_pause.remote())
