@@ -25,6 +25,7 @@ SCENARIOS = {
     "readers": "text that readers find in 60 generated files of all formats: words, rows, pages, boilerplate; MB/s compared with other readers",
     "chunks": "embedding a chunk's text alone or with its title and headings: nDCG@10 over squad and three generated sets",
     "ingest": "documents, chunks and megabytes a second from text to table, by stage, and compared with COPY",
+    "scale": "ingestion on Ray compared with the local engine, also while a worker and a node are killed: chunks/s, lost, doubled",
     "overhead": "microseconds of the resilience core compared with other libraries, its memory, processor time of a question",
     "coalesce": "embedding requests that concurrent questions share, and how long a single question waits",
     "imports": "milliseconds that `import ragcore` takes, compared with an empty interpreter",
