@@ -494,7 +494,11 @@ class RAG(Part):
             call.stage = "write"
             run = SourceRun(ingestor, found, tenant=call.tenant, options=chosen)
             delete = partial(self._delete_of, call.tenant)
-            report = await run.add(progress=options.get("progress"), document_timeout=limit, delete=delete)
+            report = await run.add(
+                progress=options.get("progress"),
+                document_timeout=limit,
+                delete=delete,
+            )
             call.documents = report.added + report.updated + report.deleted
             return report
 

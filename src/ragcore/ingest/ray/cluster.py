@@ -80,7 +80,7 @@ def cluster(address: str | None, *, workers: int | None, purpose: str) -> Iterat
             )
         else:
             ray.init(address=named, **quiet)
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises errors of many kinds, also plain ones
         ray.shutdown()
         if named is None:
             raise DependencyError(

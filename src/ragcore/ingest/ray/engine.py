@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from os import PathLike
 from pathlib import Path
@@ -25,11 +25,12 @@ from ragcore.ingest.files import File, Others, check_paths, find
 from ragcore.ingest.options import READ_SECONDS, check_read_timeout
 from ragcore.ingest.ray.cluster import cluster
 from ragcore.ingest.ray.coordinator import start_coordinator
-from ragcore.ingest.ray.workers import Adder, Adding, Found, Limits, Outcome, Reader, ReadOptions, table, unpacked
+from ragcore.ingest.ray.workers import Adder, Adding, Limits, Outcome, Reader, ReadOptions, table, unpacked
 from ragcore.ingest.reading import SAME_ID
 from ragcore.ingest.run import MOST_DOUBTS
+from ragcore.ingest.sources.folder import FolderSource
 from ragcore.resilience import RateLimiter
-from ragcore.types import Doubt, IngestReport, Unreadable
+from ragcore.types import Doubt, IngestReport, Origin, Unreadable
 from ragcore.types.validation import check_tenant, check_timeout
 
 __all__ = ["CPUS", "executing", "ingest", "outcomes", "pool", "workers_of"]
@@ -231,10 +232,11 @@ def _of_ray(error: Exception) -> RagcoreError:
     )
 
 
-def _found(paths: list[Path], tally: _Tally, *, follow_symlinks: bool, strict: bool) -> Iterator[Found]:
+def _found(paths: list[Path], tally: _Tally, *, follow_symlinks: bool, strict: bool) -> Iterator[File]:
     """Yield the files below the paths, and count what can't be read. Of two files with the same id, the first one is read."""
     others, seen, found_any = Others(), set[str](), False
     for path in paths:
+        source = FolderSource(path, follow_symlinks=follow_symlinks)
         for file in find(path, others, known=frozenset(), follow_symlinks=follow_symlinks, strict=strict):
             found_any = True
             if isinstance(file, Unreadable):
@@ -244,9 +246,14 @@ def _found(paths: list[Path], tally: _Tally, *, follow_symlinks: bool, strict: b
             else:
                 if not file.is_lines:
                     seen.add(file.id)
-                yield Found(File(file.path.absolute(), file.id), str(file.path))
-    if others:
-        logger.warning("ingest: files of unknown types were left out: %s", others)
+                # The paths and the records are those of the local engine, so that each engine finds the other's documents unchanged.
+                yield replace(
+                    file,
+                    path=file.path.absolute(),
+                    address=file.shown,
+                    origin=Origin(source=source.name, entry=file.id, takes_over=True),
+                )
+    others.warn()
     if not found_any:
         raise InvalidInput(f"there is no readable file in {', '.join(map(str, paths))}")
 

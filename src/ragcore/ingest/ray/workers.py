@@ -28,7 +28,6 @@ from ragcore.types import Document, IngestReport, Unreadable
 __all__ = [
     "Adder",
     "Adding",
-    "Found",
     "Limits",
     "Loop",
     "Opened",
@@ -81,14 +80,6 @@ class ReadOptions:
     read_timeout: float = READ_SECONDS
     whole_pages: bool = False
     expires_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A file to read, with an absolute path, and the path as the caller gave it. The latter becomes the documents' source, as in the local engine."""
-
-    file: File
-    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +143,7 @@ class Reader:
         self._options = options
         self._coordinator = coordinator
         self._loop = Loop("reading")
-        self._sender, self._receiver = anyio.create_memory_object_stream[File | Unreadable](2)
+        self._sender, self._receiver = anyio.create_memory_object_stream[File | Document | Unreadable](2)
         # One iterator reads all files, so that its process stays from one file to the next.
         self._documents = read_files(
             self._asked(),
@@ -161,20 +152,20 @@ class Reader:
 
     def __call__(self, block: Any) -> Iterator[Any]:
         """Read the files of a block. A batch is yielded as soon as it is full, so that memory holds one batch of a large file of lines."""
-        for found in values(block):
-            batches = self._batches(found)
+        for file in values(block):
+            batches = self._batches(file)
             while batch := self._loop.run(partial(_next, batches)):
                 yield table(batch)
 
-    async def _asked(self) -> AsyncGenerator[File | Unreadable, None]:
+    async def _asked(self) -> AsyncGenerator[File | Document | Unreadable, None]:
         async for file in self._receiver:
             yield file
 
-    async def _batches(self, found: Found) -> AsyncGenerator[list[Document | Unreadable], None]:
+    async def _batches(self, file: File) -> AsyncGenerator[list[Document | Unreadable], None]:
         batch: list[Document | Unreadable] = []
         origins: list[bytes] = []
         size = number = 0
-        await self._sender.send(found.file)
+        await self._sender.send(file)
         await self._sender.send(END)
         async for document in self._documents:
             if document is END:
@@ -183,17 +174,14 @@ class Reader:
             if batch and (len(batch) == BATCH_DOCUMENTS or size + length > BATCH_CHARACTERS):
                 yield await self._claimed(batch, origins)
                 batch, origins, size = [], [], 0
-            batch.append(self._finished(document, found))
-            origins.append(digest(str(found.file.path), number))
+            batch.append(self._expiring(document))
+            origins.append(digest(str(file.path), number))
             size += length
             number += 1
         if batch:
             yield await self._claimed(batch, origins)
 
-    def _finished(self, document: Document | Unreadable, found: Found) -> Document | Unreadable:
-        """Return the document with the source as the caller gave it, and with its expiry."""
-        if document.source == str(found.file.path):
-            document = replace(document, source=found.source)
+    def _expiring(self, document: Document | Unreadable) -> Document | Unreadable:
         expires_at = self._options.expires_at
         if expires_at is None or isinstance(document, Unreadable) or document.expires_at is not None:
             return document
