@@ -1,6 +1,7 @@
 """A store in PostgreSQL with pgvector. Each search is one statement; row-level security isolates the tenants.
 
-Methods that need one statement are implemented here, the others in `searching`, `writing` and `rollouts`.
+Methods that need one statement are implemented here, the others in `searching`, `writing`, `recall` and `rollouts`. It is one file, because the class is the
+public face of the store: most of its lines document the methods.
 """
 
 from __future__ import annotations
