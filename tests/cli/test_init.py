@@ -126,6 +126,7 @@ def test_messages_go_through_the_console_that_draws_the_progress_bar(monkeypatch
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     monkeypatch.setattr(root, "handlers", [])
+    logging.captureWarnings(False)  # an earlier test of the command line leaves it on
 
     async def body() -> int:
         logging.getLogger("ragcore.test").warning("a warning in between")
