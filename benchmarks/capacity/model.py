@@ -1,0 +1,87 @@
+"""Predicts the size of an index from pgvector's layout, and processor times by power laws that are fitted to measured points.
+
+The number of parameters is small: the layout has none, and a power law has three for each kind of index.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ragcore.store.postgres.index import IndexKind
+
+__all__ = ["Point", "Power", "fitted", "index_bytes", "left_out"]
+
+PAGE = 8_192
+# A page's header and the link to the next page, and the pointer to each tuple.
+# Source: https://www.postgresql.org/docs/current/storage-page-layout.html, and HnswPageOpaqueData in pgvector's src/hnsw.h
+USABLE, POINTER = PAGE - 24 - 8, 4
+# The part of an element before its vector: flags, the addresses of up to ten rows, and the address of its neighbours. A vector has 8 bytes before its
+# numbers; a list of neighbours has 4 bytes before its addresses of 6 bytes each.
+# Source: HnswElementTupleData and HnswNeighborTupleData in pgvector's src/hnsw.h
+ELEMENT, VECTOR, NEIGHBOURS, ADDRESS = 72, 8, 4, 6
+BYTES_OF_A_NUMBER = {"vector": 4.0, "halfvec": 2.0, "binary": 1 / 8}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A measured collection with one kind of index. `value` is what the model predicts: seconds, or bytes."""
+
+    kind: IndexKind
+    rows: int
+    dimension: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """value = scale · rows^by_rows · dimension^by_dimension."""
+
+    scale: float
+    by_rows: float
+    by_dimension: float
+
+    def __call__(self, rows: int, dimension: int) -> float:
+        return float(self.scale * rows**self.by_rows * dimension**self.by_dimension)
+
+
+def index_bytes(kind: IndexKind, rows: int, dimension: int, *, m: int = 16) -> float:
+    """Return the size of an HNSW index. It has no fitted parameter.
+
+    A page holds whole elements, each with the list of its neighbours: 2 · m in the lowest layer, and m in each further one. An element reaches the next layer
+    with a probability of 1 / m. An index is never smaller than one page for its description and one for elements.
+    """
+    element = _aligned(ELEMENT + VECTOR + math.ceil(dimension * BYTES_OF_A_NUMBER[kind]))
+    lists = _aligned(NEIGHBOURS + 2 * m * ADDRESS) + m * ADDRESS / (m - 1)
+    both = element + lists + 2 * POINTER
+    if both > USABLE:
+        # The neighbours are on another page than the element.
+        return PAGE * (1 + rows + rows / (USABLE // (lists + POINTER)))
+    return PAGE * (1 + math.ceil(rows / (USABLE // both)))
+
+
+def fitted(points: Sequence[Point]) -> Power:
+    """Return the power law of points of one kind, by least squares of the logarithms, so that errors count in relation to the value."""
+    rows = [[1.0, math.log(point.rows), math.log(point.dimension)] for point in points]
+    (scale, by_rows, by_dimension), *_ = np.linalg.lstsq(
+        np.array(rows), np.array([math.log(point.value) for point in points]), rcond=None
+    )
+    return Power(math.exp(scale), float(by_rows), float(by_dimension))
+
+
+def left_out(
+    points: Sequence[Point], fit: Callable[[Sequence[Point]], Callable[[int, int], float]]
+) -> list[tuple[Point, float]]:
+    """Return each point with its prediction by a model that is fitted to the other points of its kind."""
+    predicted = []
+    for point in points:
+        others = [other for other in points if other.kind == point.kind and other is not point]
+        predicted.append((point, fit(others)(point.rows, point.dimension)))
+    return predicted
+
+
+def _aligned(size: int) -> int:
+    return -(-size // 8) * 8
