@@ -6,14 +6,19 @@ The number of parameters is small: the layout has none, and a power law has thre
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from ragcore.store.postgres.index import IndexKind
 
-__all__ = ["Point", "Power", "fitted", "index_bytes", "left_out"]
+__all__ = ["Model", "Point", "Power", "fitted", "index_bytes", "layout_of_index", "layout_of_table", "left_out"]
+
+# Returns the value for so many rows of this dimension.
+Model: TypeAlias = Callable[[int, int], float]
 
 PAGE = 8_192
 # A page's header and the link to the next page, and the pointer to each tuple.
@@ -23,6 +28,8 @@ USABLE, POINTER = PAGE - 24 - 8, 4
 # numbers; a list of neighbours has 4 bytes before its addresses of 6 bytes each.
 # Source: HnswElementTupleData and HnswNeighborTupleData in pgvector's src/hnsw.h
 ELEMENT, VECTOR, NEIGHBOURS, ADDRESS = 72, 8, 4, 6
+# A row of the table without its vector, and with a text of one word.
+ROW = 130
 BYTES_OF_A_NUMBER = {"vector": 4.0, "halfvec": 2.0, "binary": 1 / 8}
 
 
@@ -63,6 +70,18 @@ def index_bytes(kind: IndexKind, rows: int, dimension: int, *, m: int = 16) -> f
     return PAGE * (1 + math.ceil(rows / (USABLE // both)))
 
 
+def layout_of_index(points: Sequence[Point]) -> Model:
+    """Return the model of an index's size in MB for points of one kind. Nothing is fitted."""
+    kind = points[0].kind
+    return lambda rows, dimension: index_bytes(kind, rows, dimension) / 1e6
+
+
+def layout_of_table(points: Sequence[Point]) -> Model:
+    """Return the model of a table's size in MB with its indexes of keys. The size of these indexes for a row is fitted."""
+    keys = statistics.median(point.value * 1e6 / point.rows - _heap_bytes(point.dimension) for point in points)
+    return lambda rows, dimension: rows * (_heap_bytes(dimension) + keys) / 1e6
+
+
 def fitted(points: Sequence[Point]) -> Power:
     """Return the power law of points of one kind, by least squares of the logarithms, so that errors count in relation to the value."""
     rows = [[1.0, math.log(point.rows), math.log(point.dimension)] for point in points]
@@ -72,15 +91,21 @@ def fitted(points: Sequence[Point]) -> Power:
     return Power(math.exp(scale), float(by_rows), float(by_dimension))
 
 
-def left_out(
-    points: Sequence[Point], fit: Callable[[Sequence[Point]], Callable[[int, int], float]]
-) -> list[tuple[Point, float]]:
+def left_out(points: Sequence[Point], fit: Callable[[Sequence[Point]], Model]) -> list[tuple[Point, float]]:
     """Return each point with its prediction by a model that is fitted to the other points of its kind."""
     predicted = []
     for point in points:
         others = [other for other in points if other.kind == point.kind and other is not point]
         predicted.append((point, fit(others)(point.rows, point.dimension)))
     return predicted
+
+
+def _heap_bytes(dimension: int) -> float:
+    """Return the size of a row in the table. A page holds whole rows; a row that does not fit into a page has its vector elsewhere, in parts of 2,000 bytes."""
+    row = ROW + VECTOR + 4 * dimension
+    if row > PAGE - 24 - POINTER:
+        return ROW + PAGE / 4 * math.ceil((VECTOR + 4 * dimension) / 1_996)
+    return PAGE / ((PAGE - 24) // (_aligned(row) + POINTER))
 
 
 def _aligned(size: int) -> int:
