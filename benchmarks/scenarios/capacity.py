@@ -82,10 +82,13 @@ async def measure_capacity(figures: Figures, *, quick: bool, largest: int = 80_0
     )
     figures.tables.append(Table("Kinds of indexes by rows and dimension", rows))
     for row in rows:
-        name = f"{row['index']}_{row['dimensions']}_{row['rows']}"
-        for column in ("index MB", "table MB", "memory B/row", "build s", "search ms", "searches/s", "recall@10"):
-            if row[column] is not None:
-                figures.values[f"{name}.{column}"] = row[column]
+        kind = f"{row['index']}_{row['dimensions']}"
+        for column in ("index MB", "table MB", "build s", "search ms", "searches/s", "recall@10"):
+            figures.values[f"{kind}_{row['rows']}.{column}"] = row[column]
+        # Of the largest number of rows, which comes last.
+        for column in ("index", "table"):
+            figures.values[f"{kind}.{column} B/row"] = 1e6 * float(row[f"{column} MB"] or 0) / float(row["rows"] or 1)
+        figures.values[f"{kind}.memory B/row"] = row["memory B/row"]
     _predict(figures, rows)
 
 
