@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import cycle, islice
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio
 import typer
@@ -113,9 +112,6 @@ async def measure_million(
     """Add the figures of a collection of `rows` chunks, and `million_p99_ratio`: the 99th percentile for small tenants, compared with 10,000 chunks."""
     if quick:
         rows, searches = min(rows, 10_000), min(searches, 200)
-    if partitions and "partitions" not in inspect.signature(migrate).parameters:
-        figures.notes.append("not measured: this version has no partitions")
-        partitions = 0
     chunks = Chunks(dimension=DIMENSION)
     collections = [
         Collection.small("few", 2_100 if quick else SMALL_COLLECTION),
@@ -142,9 +138,14 @@ async def measure_million(
 async def _fill(owner_dsn: str, chunks: Chunks, collection: Collection, figures: Figures) -> dict[str, Value]:
     """Fill a collection, build its index, and return its row of the table."""
     schema = collection.schema
-    parted: dict[str, Any] = {"partitions": collection.partitions} if collection.partitions else {}
     await migrate(
-        owner_dsn, model=MODEL, dimension=DIMENSION, role="ragcore", schema=schema, index=Index(kind="none"), **parted
+        owner_dsn,
+        model=MODEL,
+        dimension=DIMENSION,
+        role="ragcore",
+        schema=schema,
+        index=Index(kind="none"),
+        partitions=collection.partitions or None,
     )
     async with connected(owner_dsn) as owner:
         began, copied = anyio.current_time(), 0
