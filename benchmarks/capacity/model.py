@@ -1,6 +1,6 @@
-"""Predicts the size of an index from pgvector's layout, and processor times by power laws that are fitted to measured points.
+"""Predicts the size of an index from pgvector's layout, and processor times from the length of a walk through the graph, fitted to measured points.
 
-The number of parameters is small: the layout has none, and a power law has three for each kind of index.
+The number of parameters is small: the layout has none, and a walk has four for each kind of index.
 """
 
 from __future__ import annotations
@@ -15,7 +15,17 @@ import numpy as np
 
 from ragcore.store.postgres.index import IndexKind
 
-__all__ = ["Model", "Point", "Power", "fitted", "index_bytes", "layout_of_index", "layout_of_table", "left_out"]
+__all__ = [
+    "Model",
+    "Point",
+    "Walk",
+    "build_time",
+    "index_bytes",
+    "layout_of_index",
+    "layout_of_table",
+    "left_out",
+    "search_time",
+]
 
 # Returns the value for so many rows of this dimension.
 Model: TypeAlias = Callable[[int, int], float]
@@ -44,15 +54,22 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Power:
-    """value = scale · rows^by_rows · dimension^by_dimension."""
+class Walk:
+    """The time of a walk through the graph: fixed + by_dimension · dimension + (by_log + by_both · dimension) · ln(rows).
 
-    scale: float
-    by_rows: float
+    A walk compares a number of vectors that grows with the logarithm of the rows, and each comparison has a fixed part and one for each dimension.
+
+    Source: Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using HNSW graphs" (2018), section 4.2.
+    """
+
+    fixed: float
     by_dimension: float
+    by_log: float
+    by_both: float
 
     def __call__(self, rows: int, dimension: int) -> float:
-        return float(self.scale * rows**self.by_rows * dimension**self.by_dimension)
+        fixed, by_log = self.fixed + self.by_dimension * dimension, self.by_log + self.by_both * dimension
+        return fixed + by_log * math.log(rows)
 
 
 def index_bytes(kind: IndexKind, rows: int, dimension: int, *, m: int = 16) -> float:
@@ -82,13 +99,25 @@ def layout_of_table(points: Sequence[Point]) -> Model:
     return lambda rows, dimension: rows * (_heap_bytes(dimension) + keys) / 1e6
 
 
-def fitted(points: Sequence[Point]) -> Power:
-    """Return the power law of points of one kind, by least squares of the logarithms, so that errors count in relation to the value."""
-    rows = [[1.0, math.log(point.rows), math.log(point.dimension)] for point in points]
-    (scale, by_rows, by_dimension), *_ = np.linalg.lstsq(
-        np.array(rows), np.array([math.log(point.value) for point in points]), rcond=None
-    )
-    return Power(math.exp(scale), float(by_rows), float(by_dimension))
+def search_time(points: Sequence[Point]) -> Walk:
+    """Return the model of the time of a search, fitted to points of one kind."""
+    return _walk(points, [point.value for point in points])
+
+
+def build_time(points: Sequence[Point]) -> Model:
+    """Return the model of the time of a build, fitted to points of one kind. Each row is inserted by a walk."""
+    walk = _walk(points, [point.value / point.rows for point in points])
+    return lambda rows, dimension: rows * walk(rows, dimension)
+
+
+def _walk(points: Sequence[Point], values: Sequence[float]) -> Walk:
+    # Divided by the value, so that errors count in relation to it.
+    rows = [
+        np.array([1, point.dimension, math.log(point.rows), point.dimension * math.log(point.rows)]) / value
+        for point, value in zip(points, values, strict=True)
+    ]
+    found, *_ = np.linalg.lstsq(np.array(rows), np.ones(len(rows)), rcond=None)
+    return Walk(*map(float, found))
 
 
 def left_out(points: Sequence[Point], fit: Callable[[Sequence[Point]], Model]) -> list[tuple[Point, float]]:

@@ -6,7 +6,6 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Annotated
 
 import anyio
@@ -15,7 +14,7 @@ import numpy as np
 import typer
 
 from benchmarks.capacity.chunks import MODEL, Chunks, Vectors, copy_in
-from benchmarks.capacity.model import Model, Point, Power, fitted, layout_of_index, layout_of_table, left_out
+from benchmarks.capacity.model import Model, Point, build_time, layout_of_index, layout_of_table, left_out, search_time
 from benchmarks.capacity.server import SETTINGS, Owner, backends, connected, processor_seconds, server
 from ragcore import PgVectorStore, Query
 from ragcore.loadtest.figures import Chart, Figures, Line, Table, Value, say
@@ -30,7 +29,7 @@ TENANT = "grid"
 TOP_K = 10
 DIMENSIONS = (384, 768, 1_536)
 # The smallest number of rows of 384 dimensions. Rows double up to the largest number; at a larger dimension, there are fewer rows with as many numbers.
-SMALLEST = 2_500
+SMALLEST = 10_000
 ROUNDS = 3
 # Seconds of builds after which no further one is made.
 LONG_BUILD = 10.0
@@ -43,15 +42,15 @@ GRID_SETTINGS = {**SETTINGS, "max_parallel_maintenance_workers": "0", "autovacuu
 MEASURES: dict[str, tuple[str, Callable[[Sequence[Point]], Model]]] = {
     "index": ("index MB", layout_of_index),
     "table": ("table MB", layout_of_table),
-    "build": ("build s", fitted),
-    "search": ("search ms", fitted),
+    "build": ("build s", build_time),
+    "search": ("search ms", search_time),
 }
 FITTED = ("build", "search")
 # Numbers of rows for which the model predicts what is not measured.
 LARGER = (1_000_000, 10_000_000, 100_000_000)
 MOST_ERROR = 0.2
-# With fewer points of a kind, a model with three parameters is not fitted.
-LEAST_POINTS = 5
+# With fewer points of a kind, a model with four parameters is not fitted.
+LEAST_POINTS = 6
 
 
 def run(
@@ -72,7 +71,7 @@ async def measure_capacity(figures: Figures, *, quick: bool, largest: int = 80_0
     async with server(GRID_SETTINGS) as running:
         owner_dsn, dsn = running.owner_dsn.reveal(), running.dsn.reveal()
         for dimension in DIMENSIONS[:2] if quick else DIMENSIONS:
-            counts = _counts(dimension, SMALLEST // 2 if quick else largest)
+            counts = _counts(dimension, 1_250 if quick else largest)
             chunks = Chunks(dimension=dimension, words=1)
             figures.notes.append(f"made vectors: {chunks}")
             rows += await _points(owner_dsn, dsn, chunks, counts, 50 if quick else questions)
@@ -247,8 +246,6 @@ def _predict(figures: Figures, rows: Sequence[dict[str, Value]]) -> None:
         figures.charts.append(_chart(column, predicted))
         for kind in KINDS:
             model = fit([point for point in points if point.kind == kind])
-            if isinstance(model, Power):
-                figures.values |= {f"{kind}.{measure}.{name}": value for name, value in asdict(model).items()}
             for dimension, count in itertools.product(DIMENSIONS[::2], LARGER):
                 figures.values[f"predicted.{kind}_{dimension}_{count}.{column}"] = model(count, dimension)
     figures.values["capacity_error"] = max(errors.values())

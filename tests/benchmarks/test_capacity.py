@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from benchmarks.capacity.chunks import MODEL, Chunks, copy_in
-from benchmarks.capacity.model import Point, fitted, index_bytes, left_out
+from benchmarks.capacity.model import Point, Walk, build_time, index_bytes, left_out, search_time
 from benchmarks.capacity.server import connected
 from benchmarks.scenarios.million import Collection
 
@@ -75,16 +75,18 @@ def test_the_size_of_an_index_follows_from_the_layout_of_its_pages() -> None:
     assert index_bytes("binary", 23_000, 384) == 8_192 * 1_001
 
 
-def test_a_power_law_is_found_and_predicts_a_point_that_it_was_not_fitted_to() -> None:
+def test_the_model_is_found_and_predicts_a_point_that_it_was_not_fitted_to() -> None:
+    walk = Walk(0.5, 0.001, 0.2, 0.0003)
     points = [
-        Point("halfvec", rows, dimension, 3e-6 * rows**1.1 * dimension**0.5)
+        Point("halfvec", rows, dimension, walk(rows, dimension))
         for rows in (1_000, 2_000, 4_000)
         for dimension in (384, 1_536)
     ]
-    found = fitted(points)
-    assert [found.by_rows, found.by_dimension] == pytest.approx([1.1, 0.5])
+    assert search_time(points)(1_000_000, 768) == pytest.approx(walk(1_000_000, 768))
     wrong = [*points[:-1], Point("halfvec", 4_000, 1_536, 2 * points[-1].value)]
-    assert left_out(wrong, fitted)[-1][1] == pytest.approx(points[-1].value)
+    assert left_out(wrong, search_time)[-1][1] == pytest.approx(points[-1].value)
+    builds = [Point(one.kind, one.rows, one.dimension, one.rows * one.value) for one in points]
+    assert build_time(builds)(1_000_000, 768) == pytest.approx(1e6 * walk(1_000_000, 768))
 
 
 def test_a_million_chunks_have_a_large_tenant_ten_middle_ones_and_a_thousand_small_ones() -> None:
