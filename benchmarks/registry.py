@@ -28,6 +28,8 @@ SCENARIOS = {
     "scale": "ingestion on Ray compared with the local engine, also while a worker and a node are killed: chunks/s, lost, doubled",
     "overhead": "microseconds of the resilience core compared with other libraries, its memory, processor time of a question",
     "coalesce": "embedding requests that concurrent questions share, and how long a single question waits",
+    "capacity": "size, build time, speed and recall of each kind of index by rows and dimension, and how well a model predicts them",
+    "million": "searches and ingestion in a collection of a million chunks and 1,000 tenants, compared with 10,000 chunks",
     "imports": "milliseconds that `import ragcore` takes, compared with an empty interpreter",
 }
 
