@@ -1,4 +1,7 @@
-"""A board for Grafana, with six rows: is it healthy, where does the time go, what is degraded, capacity, quality, rollout."""
+"""A board for Grafana, with six rows: is it healthy, where does the time go, what is degraded, capacity, quality, rollout.
+
+It is one file, because the panels share their expressions and are read together.
+"""
 
 from __future__ import annotations
 
