@@ -25,7 +25,7 @@ SCENARIOS = {
     "readers": "text that readers find in 60 generated files of all formats: words, rows, pages, boilerplate; MB/s compared with other readers",
     "chunks": "embedding a chunk's text alone or with its title and headings: nDCG@10 over squad and three generated sets",
     "ingest": "documents, chunks and megabytes a second from text to table, by stage, and compared with COPY",
-    "scale": "ingestion on Ray compared with the local engine, also while a worker and a node are killed: chunks/s, lost, doubled",
+    "scale": "ingestion on Ray while workers are killed; the cost of a question with 1, 2 and 4 processes and two standbys; large collections",
     "overhead": "microseconds of the resilience core compared with other libraries, its memory, processor time of a question",
     "coalesce": "embedding requests that concurrent questions share, and how long a single question waits",
     "capacity": "size, build time, speed and recall of each kind of index by rows and dimension, and how well a model predicts them",

@@ -1,4 +1,4 @@
-"""What happens beyond one process: ingestion on Ray. Each part can run alone: `--part ray`."""
+"""What happens beyond one process: ingestion on Ray, serving by several processes, large collections. Each part can run alone: `--part serving`."""
 
 from __future__ import annotations
 
@@ -6,25 +6,29 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import anyio
 from tests.support.ray_ingest import DIMENSION, Killer, client, counted, made_files, nodes
 
+from benchmarks.scenarios.capacity import measure_capacity
+from benchmarks.scenarios.million import measure_million
+from benchmarks.scenarios.serving import serving
 from ragcore.ingest import read
 from ragcore.ingest.ray import ingest
 from ragcore.loadtest.figures import Figures, Table, say
 from ragcore.store import embedded, migrate
 from ragcore.types import IngestReport
 
-Part: TypeAlias = Literal["all", "ray"]
+Part: TypeAlias = Literal["all", "ray", "serving", "capacity", "million"]
 CHUNKS, QUICK_CHUNKS = 20_000, 2_000
 WORKERS = 2
 
 
 def run(*, quick: bool, part: Part = "all") -> Figures:
-    """Run all parts, or one of them. With --quick: 2,000 chunks, and nothing is killed."""
+    """Run all parts, or one of them. With --quick: 2,000 chunks on Ray, and nothing is killed; the parts together then take some minutes."""
     figures = Figures()
     for name, measure in PARTS.items():
         if part in ("all", name):
@@ -117,4 +121,21 @@ async def _locally(folder: str) -> IngestReport:
         return await rag.add(read(folder), tenant="local")
 
 
-PARTS: dict[str, Callable[[Figures, bool], None]] = {"ray": _ray}
+def _serving(figures: Figures, quick: bool) -> None:
+    anyio.run(partial(serving, figures, quick=quick))
+
+
+def _capacity(figures: Figures, quick: bool) -> None:
+    anyio.run(partial(measure_capacity, figures, quick=quick))
+
+
+def _million(figures: Figures, quick: bool) -> None:
+    anyio.run(partial(measure_million, figures, quick=quick))
+
+
+PARTS: dict[str, Callable[[Figures, bool], None]] = {
+    "ray": _ray,
+    "serving": _serving,
+    "capacity": _capacity,
+    "million": _million,
+}
