@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ragcore.errors import ConfigurationError
@@ -23,6 +23,9 @@ pytestmark = pytest.mark.anyio
     sizes=st.lists(st.integers(1, 900), min_size=1, max_size=40),
     gaps=st.lists(st.floats(0, 5), min_size=1, max_size=5),
 )
+@example(requests=1, tokens=3, sizes=[4, 1], gaps=[0.0])
+@example(requests=1, tokens=None, sizes=[1, 1, 1], gaps=[0.0])
+@example(requests=11, tokens=None, sizes=[1] * 30, gaps=[0.0])
 def test_no_minute_has_more_than_the_limits(
     requests: int | None, tokens: int | None, sizes: list[int], gaps: list[float]
 ) -> None:

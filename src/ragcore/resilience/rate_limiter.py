@@ -29,21 +29,33 @@ BURST = 0.1
 
 
 class _Bucket:
-    """One limit. A level below 0 is what the requests that wait for their turn have reserved."""
+    """One limit.
+
+    Invariant: `_level` is the level at `_at`, the time at which the latest request passes. It may lie in the future, so requests get their turns in order.
+    """
 
     def __init__(self, limit: int) -> None:
         self.burst = max(1.0, BURST * limit)
-        self._rate = max(limit - self.burst, limit / 2) / MINUTE
+        # Amounts are whole numbers. So with a burst of 1, less than one more than the limit is no more than the limit.
+        self._rate = (limit if self.burst == 1.0 else limit - self.burst) / MINUTE
         self._level = self.burst
         self._at = -math.inf
 
-    def take(self, amount: float, now: float) -> float:
-        """Take an amount, and return the seconds until it is covered."""
-        if now > self._at:
-            self._level = min(self.burst, self._level + (now - self._at) * self._rate)
-            self._at = now
-        self._level -= amount
-        return max(0.0, -self._level / self._rate)
+    def ready(self, amount: float, now: float) -> float:
+        """Return the first time, from `now` on and after the latest request, at which an amount is covered."""
+        at = max(now, self._at)
+        return at + max(0.0, amount - self._filled(at, amount)) / self._rate
+
+    def take(self, amount: float, at: float) -> None:
+        """Take an amount at a time, which may not be before the latest request."""
+        at = max(at, self._at)
+        self._level, self._at = self._filled(at, amount) - amount, at
+
+    def _filled(self, at: float, amount: float) -> float:
+        # For an amount that is larger than the burst, the bucket fills further.
+        if at <= self._at or self._at == -math.inf:
+            return self._level
+        return min(max(self.burst, amount), self._level + (at - self._at) * self._rate)
 
 
 class RateLimiter:
@@ -98,20 +110,18 @@ class RateLimiter:
     def reserve(self, tokens: int = 0) -> float:
         """Reserve the turn of a request, and return the seconds until then. `acquire` waits for it as well."""
         now = anyio.current_time()
-        waits = [self.remaining_pause()]
-        if self._requests is not None:
-            waits.append(self._requests.take(1, now))
-        if self._tokens is not None:
-            waits.append(self._tokens.take(tokens, now))
-        return max(waits)
+        taken = self._taken(1, tokens)
+        # Both limits count the request at the time at which it passes, which the other limit or a pause may put off.
+        at = max(now, self._paused_until, *(bucket.ready(amount, now) for bucket, amount in taken))
+        for bucket, amount in taken:
+            bucket.take(amount, at)
+        return at - now
 
     def charge(self, *, requests: int = 1, tokens: int = 0) -> None:
         """Count requests that were sent without a turn, such as retries. Later requests wait for them."""
         now = anyio.current_time()
-        if self._requests is not None:
-            self._requests.take(requests, now)
-        if self._tokens is not None:
-            self._tokens.take(tokens, now)
+        for bucket, amount in self._taken(requests, tokens):
+            bucket.take(amount, now)
 
     def pause(self, seconds: float) -> None:
         """Let no request pass for so many seconds, at most 120. A pause that ends later stays."""
@@ -149,6 +159,10 @@ class RateLimiter:
             self.pause(event.data["seconds"])
         elif event.name == "retry.attempt":
             self.charge()
+
+    def _taken(self, requests: int, tokens: int) -> list[tuple[_Bucket, int]]:
+        each = ((self._requests, requests), (self._tokens, tokens))
+        return [(bucket, amount) for bucket, amount in each if bucket is not None]
 
     async def _reserve(self, tokens: int) -> float:
         return self.reserve(tokens)
