@@ -68,7 +68,10 @@ def answers_dataset(
     """Ask labelled questions and judge the answers by rule and by label, as `explore.answers` does, with Ray's workers.
 
     Args:
-        labelled, client, workers, address: as in `evaluate_dataset`.
+        labelled: as in `evaluate_dataset`.
+        client: as in `evaluate_dataset`.
+        workers: as in `evaluate_dataset`.
+        address: as in `evaluate_dataset`.
         options: the arguments of `explore.answers`, such as timeout, mode, top_k and judge.
 
     Returns:

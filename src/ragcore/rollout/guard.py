@@ -47,13 +47,16 @@ class Guard(Value):
             late, or hangs.
         degraded_difference: the same for answers with a fallback inside, such as a quotation because the model failed.
         p95_ratio: how much longer the candidate may take, as a ratio of the 95th percentiles.
-        found, figures, citations: the share of compared questions in which the answers may differ. See `Shadow`.
+        found: the share of compared questions in which one side may find an answer and the other none. See `Shadow`.
+        figures: the share in which the figures of the answers may differ.
+        citations: the share in which the cited documents may differ.
         hangs: how many calls of the candidate may hang: they have not returned one second after their time was over.
         p95: the longest 95th percentile of the candidate in seconds.
         success: the lowest share of its calls that succeed.
         false_alarm: the largest probability that one of the tests rolls back a candidate that is not worse, at the first step. At each further step it is
             half of that, so for all steps together it is less than twice this value. A larger share has more calls, so a stricter test takes no longer there.
-        least_calls, least_seconds: how long each step takes at least, in calls of the candidate and in seconds.
+        least_calls: how many calls of the candidate each step takes at least.
+        least_seconds: how many seconds each step takes at least.
         most_calls: after this number of the candidate's calls at one step, the observed values decide, whether they are certain or not.
 
     Raises:

@@ -53,7 +53,8 @@ def embed_dataset(
         vector: the new column: a list of `dimension` float32 numbers; null for a text that the embedder refuses.
         error: the new column with the reason for a missing vector; "" for a row with a vector.
         workers: number of processes that embed. None: the number of the cluster's CPUs.
-        requests_per_minute, tokens_per_minute: limits of the embedding provider for all workers together.
+        requests_per_minute: limit of the embedding provider for all workers together.
+        tokens_per_minute: the same for tokens.
         timeout: seconds for each 256 texts, without the wait for the limits. None: 120.
 
     Raises:

@@ -75,10 +75,13 @@ def ingest(
             the call.
         workers: number of processes that add documents; half as many more read files. None: the number of the cluster's CPUs.
         progress: called with the report so far.
-        requests_per_minute, tokens_per_minute: limits of the embedding provider for all workers together. A pause that it asks for, as with a 429, holds all
-            workers.
+        requests_per_minute: limit of the embedding provider for all workers together. A pause that it asks for, as with a 429, holds all workers.
+        tokens_per_minute: the same for tokens.
         document_timeout: seconds for each step of a document, as in `RAG.add`.
-        read_timeout, follow_symlinks, strict, whole_pages: as in `ingest.read`.
+        read_timeout: seconds for reading each file, as in `ingest.read`.
+        follow_symlinks: as in `ingest.read`.
+        strict: as in `ingest.read`.
+        whole_pages: as in `ingest.read`.
         expires_at: time at which documents without an expiry of their own expire.
 
     Raises:
