@@ -252,7 +252,7 @@ def environment(folder: str, dsn: str, **more: str) -> dict[str, str]:
 
 
 @pytest.mark.system
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 async def test_the_command_adds_the_same_documents_as_the_local_engine_and_tells_no_secret(
     database: tuple[str, str], tmp_path: Path
