@@ -153,11 +153,7 @@ async def _database(rag: RAG, results: CheckResults) -> AsyncIterator[Check]:
         yield Check("database", "error", str(error))
         return
     results.database = found
-    yield Check(
-        "database",
-        "ok",
-        f"PostgreSQL {found.server_version} at {found.address}, pgvector {found.pgvector or 'missing'}",
-    )
+    yield _server(found)
     yield _connection(found)
     for replica in found.replicas:
         if replica.error is None:
@@ -190,11 +186,7 @@ async def _table(rag: RAG, store: TableStore, results: CheckResults) -> AsyncIte
         yield Check("database", "error", str(error))
         return
     results.database = found
-    yield Check(
-        "database",
-        "ok",
-        f"PostgreSQL {found.server_version} at {found.address}, pgvector {found.pgvector or 'missing'}",
-    )
+    yield _server(found)
     yield _connection(found)
     if found.is_complete:
         about = "not analyzed" if found.about_chunks is None else f"about {found.about_chunks:,} chunks"
@@ -206,6 +198,11 @@ async def _table(rag: RAG, store: TableStore, results: CheckResults) -> AsyncIte
         )
     for finding in found.findings(rag.retriever.embedder):
         yield Check("table", "error" if finding.severity == "error" else "warning", finding.message)
+
+
+def _server(found: Inspection | TableInspection) -> Check:
+    about = f"PostgreSQL {found.server_version} at {found.address}, pgvector {found.pgvector or 'missing'}"
+    return Check("database", "ok", about)
 
 
 def _connection(found: Inspection | TableInspection) -> Check:
