@@ -326,7 +326,7 @@ def test_computing_in_c_keeps_the_watchdog_from_running_and_is_no_starvation(
     """It uses the processor. A process that is stopped, or that others keep from running, does not."""
     dog = Watchdog(Calls(recent=1))
     dog._asked, dog._slept_over, dog._used = 0.0, overslept, used
-    assert dog._did_not_run(1.2) is starved
+    assert dog._did_not_run(1.2, 0.0) is starved
 
 
 async def test_what_a_start_blocks_on_purpose_is_not_reported(heard: list[events.Event]) -> None:

@@ -28,6 +28,7 @@ from anyio.lowlevel import current_token
 from ragcore.compat.private import executor_queue
 from ragcore.events import emit
 from ragcore.operating.calls import Calls
+from ragcore.operating.processor import ThreadMeter
 from ragcore.operating.waiting import stack_of
 from ragcore.resilience.clock import clock
 
@@ -109,8 +110,7 @@ class Watchdog:
         self._beats = 0
         # The overdue calls that are not reported yet, with the number of beats when each was first seen.
         self._suspected: dict[str, int] = {}
-        self._native_thread = 0
-        self._delay = 0.0
+        self._meter = ThreadMeter(0)
         self._logged = -math.inf
         self._blocked_since: float | None = None
         self._blocked_before = 0.0
@@ -129,7 +129,7 @@ class Watchdog:
         ask = token.call_soon_threadsafe if on_asyncio else token.run_sync_soon
         loop = token if on_asyncio else None
         # uvloop waits for I/O in compiled code: then the innermost frame is that of the function that runs the loop.
-        self._native_thread = threading.get_native_id()
+        self._meter = ThreadMeter(threading.get_native_id())
         self._runner = _runner() if type(token).__module__.startswith("uvloop") else None
         self._ended = threading.Event()
         self._calls.on_first = self._called.set
@@ -214,22 +214,26 @@ class Watchdog:
             if not self._busy(now) and now - self._asked < 0.9 * IDLE_INTERVAL:
                 return
             self._asked, self._missed = now, 0
-            self._slept_over, self._used, self._delay = 0.0, 0.0, self._delay_of_thread()
+            self._slept_over = self._used = 0.0
+            self._meter.restart()
             try:
                 ask(self._beat)
             except RuntimeError:
                 raise _Closed from None
-        elif self._blocked_since is not None:
+            return
+        if self._blocked_since is not None:
             # Keep the time up to date: calls may end as soon as the loop responds, and their errors contain it.
             self._calls.blocked = self._blocked_before + now - self._blocked_since
-        elif now - self._asked > BLOCKED:
+            return
+        waited = self._meter.waited()
+        if now - self._asked > BLOCKED:
             self._missed += 1
             if self._missed < MISSED:
                 return
             self._blocked_since, self._blocked_before = self._asked, self._calls.blocked
             frame = sys._current_frames().get(watched)
             self._silent = watched in _allowed or _runs_a_cell(frame)
-            self._starved = not self._silent and (self._waits(frame) or self._did_not_run(now))
+            self._starved = not self._silent and (self._waits(frame) or self._did_not_run(now, waited))
             if self._silent or self._starved:
                 return
             stack = _stack_of_thread(watched)
@@ -268,23 +272,13 @@ class Watchdog:
             seconds,
         )
 
-    def _did_not_run(self, now: float) -> bool:
-        """Return whether the loop's thread did not get the processor: Linux counts the time that it waited for one, or the whole process did not run.
+    def _did_not_run(self, now: float, waited: float) -> bool:
+        """Return whether the loop's thread did not get the processor: it waited for one, or the whole process did not run.
 
         Code that computes in C without giving up the interpreter's lock also makes the watchdog oversleep, but it uses the processor.
         """
         half = LEAST_SHARE * (now - self._asked)
-        if self._delay_of_thread() - self._delay > half:
-            return True
-        return self._slept_over > half and self._used < LEAST_SHARE * self._slept_over
-
-    def _delay_of_thread(self) -> float:
-        """Return the seconds for which the loop's thread has waited for a processor so far; 0 if the system does not count them."""
-        try:
-            with open(f"/proc/self/task/{self._native_thread}/schedstat", encoding="ascii") as file:
-                return int(file.read().split()[1]) / 1e9
-        except (OSError, ValueError, IndexError):
-            return 0.0
+        return waited > half or (self._slept_over > half and self._used < LEAST_SHARE * self._slept_over)
 
     def _beat(self) -> None:
         self._beats += 1
