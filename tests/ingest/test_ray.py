@@ -143,12 +143,22 @@ def test_a_client_that_cannot_be_opened_is_one_error_without_its_text() -> None:
     assert CANARY not in str(error)
 
 
-def test_a_worker_ends_with_its_interpreter() -> None:
+@pytest.mark.parametrize(
+    "keeps",
+    [
+        "workers.kept = made",
+        # The interpreter collects the workers after it has stopped its other threads.
+        "gc.disable(); made.append(made); del made",
+        "gc.disable(); made.append(workers.__dict__); workers.kept = made",
+    ],
+)
+def test_a_worker_ends_with_its_interpreter(keeps: str) -> None:
     code = (
-        "import ragcore.ingest.ray.workers as workers\n"
-        "workers.kept = workers.Reader(workers.ReadOptions(), None), workers.Adder(dict, 'a', None, workers.Limits(), None)"
+        "import gc\nimport ragcore.ingest.ray.workers as workers\n"
+        "made = [workers.Reader(workers.ReadOptions(), None), workers.Adder(dict, 'a', None, workers.Limits(), None)]\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", code + keeps], check=True, timeout=100, capture_output=True, text=True)
+    assert done.stderr == ""
 
 
 def test_an_error_of_ray_is_the_error_of_the_worker_if_there_is_one() -> None:

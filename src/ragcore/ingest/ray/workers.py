@@ -6,14 +6,16 @@ import logging
 import pickle
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from threading import Thread
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import BlockingPortal
 
 from ragcore.compat.extras import require
 from ragcore.errors import ConfigurationError, RagcoreError
@@ -111,11 +113,18 @@ async def _next(batches: AsyncGenerator[list[Document | Unreadable], None]) -> l
 
 
 class Loop:
-    """An event loop on a thread of its own. `close` ends what was opened on it."""
+    """An event loop on a thread of its own. `close` ends what was opened on it.
+
+    anyio's `start_blocking_portal` isn't used: it is a generator, which Python also closes when the interpreter ends. Then it waits for its thread, which
+    does not run any more, so the process would never end.
+    """
 
     def __init__(self, name: str) -> None:
         self._stack = ExitStack()
-        self.portal: BlockingPortal = self._stack.enter_context(start_blocking_portal("asyncio", name=name))
+        started: Future[BlockingPortal] = Future()
+        self._thread = Thread(target=_serve, args=(started,), name=name, daemon=True)
+        self._thread.start()
+        self.portal: BlockingPortal = started.result()
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine on the loop, and return its result."""
@@ -128,8 +137,28 @@ class Loop:
 
     def close(self) -> None:
         """Close the components and the loop. Does nothing when the interpreter ends, because its threads have ended already."""
-        if not sys.is_finalizing():
+        if sys.is_finalizing():
+            return
+        try:
             self._stack.close()
+        finally:
+            with suppress(RuntimeError):  # it has been stopped
+                self.portal.call(self.portal.stop)
+            self._thread.join()
+
+
+def _serve(started: Future[BlockingPortal]) -> None:
+    async def serve() -> None:
+        async with BlockingPortal() as portal:
+            started.set_result(portal)
+            await portal.sleep_until_stopped()
+
+    try:
+        anyio.run(serve)
+    except BaseException as error:
+        if started.done():
+            raise
+        started.set_exception(error)  # the system has no file or thread left for a loop
 
 
 # Stands for the end of a file.
