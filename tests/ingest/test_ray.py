@@ -40,6 +40,8 @@ from ragcore.testing import Fail, OpenAIServer
 ROOT = Path(__file__).parents[2]
 CANARY = "sk-canary-2f9d61"
 TOKEN = "a-token-for-tests-that-is-long-enough-0123456789"
+# Ray reads these once in a process, when it first connects.
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=TOKEN)
 pytestmark = pytest.mark.anyio
 
 
@@ -254,8 +256,6 @@ def environment(folder: str, dsn: str, **more: str) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
         "RAY_TMPDIR": folder,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": TOKEN,
         "DATABASE_URL": dsn,
         **more,
     }
@@ -386,9 +386,7 @@ def cluster(server: tuple[str, str]) -> Iterator[tuple[str, str, str]]:
         command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--port=0", "--num-cpus=2"]
         command += ["--node-ip-address=127.0.0.1", "--include-dashboard=false", "--object-store-memory=150000000"]
         process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        before = {
-            name: os.environ.get(name) for name in ("RAY_TMPDIR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PYTHONPATH")
-        }
+        before = {name: os.environ.get(name) for name in ("RAY_TMPDIR", "PYTHONPATH")}
         os.environ.update({name: env[name] for name in before})
         try:
             named = Path(folder) / "ray" / "ray_current_cluster"
