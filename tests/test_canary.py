@@ -10,14 +10,15 @@ import socket
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.trace import Span, SpanContext, StatusCode, Tracer
 
 from ragcore import (
     RAG,
@@ -56,10 +57,24 @@ SECRETS = (PASSWORD, KEY, LOGIN, TOKEN, ADMINISTRATOR, STOLEN)
 QUESTION, HISTORY, INSTRUCTIONS = "zqquestion44d1", "zqhistory8ac6", "zqinstructions2f5e"
 TEXT, TITLE, METADATA = "zqtext90b3e7", "zqtitle6d4f21", "zqmetadata1e8c"
 ANSWER, SAID, HEADER = "zqanswer5c9a0b", "zqsaid72e6d3", "zqheader0a4b8f"
+TENANT = "zqtenant2d8f06"
 TEXTS = (QUESTION, HISTORY, INSTRUCTIONS, TEXT, TITLE, METADATA, ANSWER, HEADER)
 
 # Places at which ragcore writes, raises or shows something. A body is named after the caller that gets it.
-OURS = ("log", "span", "event", "audit", "metrics", "error", "repr", "snapshot", "report", "doctor", "console")
+OURS = (
+    "log",
+    "access",
+    "span",
+    "event",
+    "audit",
+    "metrics",
+    "error",
+    "repr",
+    "snapshot",
+    "report",
+    "doctor",
+    "console",
+)
 # The page and the data that it polls. They show no text at all, also not to administrators.
 OF_CONSOLE = ("/debug/console", "/debug/status")
 BODIES = ("member", "administrator", "refusal", "refusal to an administrator", "stranger")
@@ -75,6 +90,8 @@ ALLOWED: dict[str, set[str]] = {
     METADATA: {"member", "administrator", "traceback"},
     ANSWER: {"member", "administrator", "traceback"},
     # Messages of the model server show the operator what is wrong. Tenants never see them.
+    # The name of a tenant is for operators and for itself. Logs have a hash of it, except that of requests, which has the paths.
+    TENANT: {"access", "audit", "console", "snapshot", "repr", "member", "administrator", "traceback"},
     SAID: {"log", "error", "refusal to an administrator", "administrator", "doctor", "traceback", "report"},
 }
 
@@ -123,7 +140,7 @@ class Seen:
     def leaks(self) -> list[str]:
         """Return the canaries at forbidden places, with the text around them."""
         found = []
-        for canary in (*SECRETS, *TEXTS, SAID):
+        for canary in (*SECRETS, *TEXTS, TENANT, SAID):
             for place in set(PLACES) - ALLOWED.get(canary, set()):
                 for text in self.texts[place]:
                     at = next((text.find(form) for form in forms(canary) if form in text), -1)
@@ -155,7 +172,8 @@ class Everything(logging.Handler):
         self.seen = seen
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.seen.add("log", self.format(record), record.__dict__)
+        place = "access" if record.name == "ragcore.access" else "log"
+        self.seen.add(place, self.format(record), record.__dict__)
         if record.exc_info and record.exc_info[1] is not None:
             self.seen.traceback(record.exc_info[1])
 
@@ -168,7 +186,12 @@ def seen() -> Iterator[Seen]:
     level = root.level
     root.addHandler(handler)
     root.setLevel(logging.DEBUG)
-    unsubscribe = events.subscribe(lambda event: made.add("event", event, json.dumps(event.to_dict(), default=repr)))
+    unsubscribe = events.subscribe(
+        # The event "audit" is the line of the audit log.
+        lambda event: made.add(
+            "audit" if event.name == "audit" else "event", event, json.dumps(event.to_dict(), default=repr)
+        )
+    )
     provider = TracerProvider()
     provider.add_span_processor(Spans(made))
     try:
@@ -178,6 +201,43 @@ def seen() -> Iterator[Seen]:
         unsubscribe()
         root.setLevel(level)
         root.removeHandler(handler)
+
+
+@pytest.fixture
+def tracer(seen: Seen) -> Tracer:
+    provider = TracerProvider()
+    provider.add_span_processor(Spans(seen))
+    return provider.get_tracer("test")
+
+
+@pytest.mark.parametrize("canary", [QUESTION, KEY, TENANT])
+@pytest.mark.parametrize(
+    "leak",
+    [
+        lambda span, text: span.set_attribute("a", text),
+        lambda span, text: span.set_attribute("a", ["b", text]),
+        lambda span, text: span.set_attribute(text, 1),
+        lambda span, text: span.update_name(text),
+        lambda span, text: span.add_event("a", {"b": text}),
+        lambda span, text: span.add_event(text),
+        lambda span, text: span.record_exception(ValueError(text)),
+        lambda span, text: span.set_status(StatusCode.ERROR, text),
+        lambda span, text: span.add_link(SpanContext(1, 1, is_remote=False), {"a": text}),
+    ],
+    ids=["attribute", "list", "key", "name", "event", "event's name", "exception", "status", "link"],
+)
+async def test_a_canary_anywhere_in_a_span_is_found(
+    seen: Seen, tracer: Tracer, leak: Callable[[Span, str], object], canary: str
+) -> None:
+    with tracer.start_as_current_span("a") as span:
+        leak(span, f"before {canary} after")
+    assert [found.split(":")[0] for found in seen.leaks()] == [f"{canary} in span"]
+
+
+async def test_a_canary_in_an_exception_that_ends_a_span_is_found(seen: Seen, tracer: Tracer) -> None:
+    with suppress(ValueError), tracer.start_as_current_span("a"):
+        raise ValueError(ASKED)
+    assert [found.split(":")[0] for found in seen.leaks()] == [f"{QUESTION} in span"]
 
 
 @pytest.fixture
@@ -223,7 +283,7 @@ DOCUMENT = Document(
     metadata={"kind": METADATA},
 )
 ASKED = f"What is my deductible {QUESTION}?"
-IN_CONSOLE = {"message": ASKED, "tenant": "m", "threshold": -1.0}
+IN_CONSOLE = {"message": ASKED, "tenant": TENANT, "threshold": -1.0}
 JSON = {"content_type": "application/json"}
 HISTORY_OF_CALL = [Turn("user", f"I said {HISTORY}"), Turn("assistant", f"Yes, {HISTORY}")]
 
@@ -233,7 +293,7 @@ class Application:
 
     def __init__(self, rag: RAG, folder: Path, seen: Seen, **options: object) -> None:
         tokens = folder / "tokens.json"
-        tokens.write_text(json.dumps({TOKEN: {"tenant": "m"}, ADMINISTRATOR: {"tenant": "m", "admin": True}}))
+        tokens.write_text(json.dumps({TOKEN: {"tenant": TENANT}, ADMINISTRATOR: {"tenant": TENANT, "admin": True}}))
         tokens.chmod(0o600)
         self.hook = asgi.from_tokens(tokens)
         self.app = asgi.app(rag, authenticate=self.hook, **options)  # type: ignore[arg-type]
@@ -284,10 +344,10 @@ def _who(token: str, *, refused: bool) -> str:
 async def snapshots(rag: RAG, seen: Seen) -> None:
     """Add everything that a client reports about itself."""
     parts = [rag, rag.settings, rag.retriever, rag.retriever.store, rag.retriever.embedder, rag._generators]
-    seen.add("repr", *parts, *map(str, parts), rag.for_tenant("m"))
+    seen.add("repr", *parts, *map(str, parts), rag.for_tenant(TENANT))
     stats, health = rag.stats(), await rag.health()
     seen.add("snapshot", rag.inflight(), rag.recent(), stats, stats.to_dict(), health, health.to_dict())
-    seen.add("snapshot", await rag.describe(), rag.limits(tenant="m"), rag.used())
+    seen.add("snapshot", await rag.describe(), rag.limits(tenant=TENANT), rag.used())
 
 
 @asynccontextmanager
@@ -316,10 +376,10 @@ async def test_successful_calls_leak_nothing(
     rag = RAG.from_config(made, store=MemoryStore(), policies=policies())
     web = Application(rag, tmp_path, seen)
     async with running(rag, tmp_path):
-        report = await rag.add([DOCUMENT], tenant="m")
+        report = await rag.add([DOCUMENT], tenant=TENANT)
         assert report.added == 1
         seen.add("report", report)
-        await rag.ask(ASKED, tenant="m", history=HISTORY_OF_CALL, instructions=INSTRUCTIONS)
+        await rag.ask(ASKED, tenant=TENANT, history=HISTORY_OF_CALL, instructions=INSTRUCTIONS)
         chat = {
             "message": ASKED,
             "history": [{"role": turn.role, "content": turn.content} for turn in HISTORY_OF_CALL],
@@ -331,11 +391,11 @@ async def test_successful_calls_leak_nothing(
             for stream in (False, True):
                 body = {"messages": messages, "stream": stream, "stream_options": {"include_usage": True}}
                 assert await web.ask("POST", "/v1/chat/completions", body, token=token) == 200
-            assert await web.ask("POST", "/debug/rag-similarity/m", {"query": ASKED}, token=token) == 200
+            assert await web.ask("POST", f"/debug/rag-similarity/{TENANT}", {"query": ASKED}, token=token) == 200
             for path in ("/debug/inflight", "/health", "/readyz", "/livez", "/v1/models", "/openapi.json"):
                 assert await web.ask("GET", path, token=token) == 200
         query = f"query={QUESTION}"
-        assert await web.ask("GET", "/debug/rag-similarity/m", query=query, token=ADMINISTRATOR) == 200
+        assert await web.ask("GET", f"/debug/rag-similarity/{TENANT}", query=query, token=ADMINISTRATOR) == 200
         for path in ("/debug-env", *OF_CONSOLE):
             assert await web.ask("GET", path, token=ADMINISTRATOR) == 200
         for accept in ("application/json", "text/event-stream"):
@@ -343,16 +403,16 @@ async def test_successful_calls_leak_nothing(
             assert await web.ask("POST", "/debug/ask", IN_CONSOLE, accept=accept, **JSON) == 403
         assert await web.ask("GET", "/debug/status") == 403
         await snapshots(rag, seen)
-        assert len(await rag.documents(tenant="m")) == 1
-        assert await rag.delete(["plan"], tenant="m") == 1
-        await rag.delete_tenant(tenant="m")
+        assert len(await rag.documents(tenant=TENANT)) == 1
+        assert await rag.delete(["plan"], tenant=TENANT) == 1
+        await rag.delete_tenant(tenant=TENANT)
     audited(tmp_path, seen)
     for canary in (QUESTION, TEXT, TITLE, METADATA, ANSWER):
         assert seen.holds(canary, "member"), canary
     # The requests were sent, and the model server received the key.
     assert any(INSTRUCTIONS in repr(asked) and HISTORY in repr(asked) for _, asked in server.requests)
     assert KEY in repr(server.headers)
-    assert any(record.startswith("POST /chat 200") for record in seen.texts["log"])
+    assert any(record.startswith("POST /chat 200") for record in seen.texts["access"])
     # Spans and the log of calls were written.
     assert all(seen.holds(name, "span") for name in ("invoke_workflow ragcore.stream", "chat fake", "retrieval"))
     assert seen.holds("ask ok in ", "log")
@@ -373,11 +433,11 @@ async def test_a_model_server_that_refuses_leaks_nothing(
     rag = RAG.from_config(config(server, closed_port, degrade=degrade), store=MemoryStore(), policies=policies())
     web = Application(rag, tmp_path, seen)
     async with running(rag, tmp_path):
-        await rag.add([DOCUMENT], tenant="m")
+        await rag.add([DOCUMENT], tenant=TENANT)
         server.faults.always(said(f"{SAID}: Authorization: Bearer {KEY}, or {KEY}", status))
         await asked_in_every_way(web, rag, seen)
         try:
-            report = await rag.add([replace(DOCUMENT, id="other")], tenant="m")
+            report = await rag.add([replace(DOCUMENT, id="other")], tenant=TENANT)
         except RagcoreError as error:
             seen.error(error)
         else:
@@ -395,11 +455,11 @@ async def asked_in_every_way(web: Application, rag: RAG, seen: Seen) -> None:
     """Ask a question by each method and route, whether or not it fails."""
     for method in (rag.ask, rag.retrieve, rag.similarity):
         try:
-            await method(ASKED, tenant="m")
+            await method(ASKED, tenant=TENANT)
         except RagcoreError as error:
             seen.error(error)
     try:
-        async with rag.stream(ASKED, tenant="m", history=HISTORY_OF_CALL, instructions=INSTRUCTIONS) as stream:
+        async with rag.stream(ASKED, tenant=TENANT, history=HISTORY_OF_CALL, instructions=INSTRUCTIONS) as stream:
             async for _ in stream:
                 pass
     except RagcoreError as error:
@@ -410,7 +470,7 @@ async def asked_in_every_way(web: Application, rag: RAG, seen: Seen) -> None:
         for streamed in (False, True):
             messages = [{"role": "system", "content": INSTRUCTIONS}, _user(ASKED)]
             await web.ask("POST", "/v1/chat/completions", {"messages": messages, "stream": streamed}, token=token)
-        await web.ask("POST", "/debug/rag-similarity/m", {"query": ASKED}, token=token)
+        await web.ask("POST", f"/debug/rag-similarity/{TENANT}", {"query": ASKED}, token=token)
         await web.ask("POST", "/debug/ask", IN_CONSOLE, token=token, accept="text/event-stream", **JSON)
         for path in ("/health", "/readyz", "/debug/inflight", "/debug-env", *OF_CONSOLE):
             await web.ask("GET", path, token=token)
@@ -426,7 +486,7 @@ async def test_a_model_that_breaks_off_leaks_nothing(
     rag = RAG.from_config(made, embedder=FakeEmbedder(), store=MemoryStore(), policies=policies())
     web = Application(rag, tmp_path, seen)
     async with running(rag, tmp_path):
-        await rag.add([DOCUMENT], tenant="m")
+        await rag.add([DOCUMENT], tenant=TENANT)
         server.faults.always(fault)
         await asked_in_every_way(web, rag, seen)
     audited(tmp_path, seen)
@@ -440,11 +500,11 @@ async def test_a_database_that_is_down_leaks_nothing(
     web = Application(rag, tmp_path, seen)
     async with running(rag, tmp_path):
         with pytest.raises(RagcoreError) as caught:
-            await rag.add([DOCUMENT], tenant="m")
+            await rag.add([DOCUMENT], tenant=TENANT)
         seen.error(caught.value)
         await asked_in_every_way(web, rag, seen)
         with pytest.raises(RagcoreError) as caught:
-            await rag.delete(["plan"], tenant="m")
+            await rag.delete(["plan"], tenant=TENANT)
         seen.error(caught.value)
     audited(tmp_path, seen)
     assert any("can't be reached" in text for text in seen.texts["log"])
@@ -459,13 +519,13 @@ async def test_refused_requests_leak_nothing(
     web = Application(rag, tmp_path, seen, max_body=10_000)
     chat, similarity = "/chat", "/debug/rag-similarity/"
     async with running(rag, tmp_path):
-        await rag.add([DOCUMENT], tenant="m")
+        await rag.add([DOCUMENT], tenant=TENANT)
         statuses = [
             await web.ask("POST", chat, {"message": ASKED}, token=STOLEN),
             await web.ask("POST", chat, {"message": ASKED}, token=STOLEN, api_key=TOKEN),
             await web.ask("POST", f"{similarity}ops", {"query": ASKED}),
-            await web.ask("GET", f"{similarity}m", query=f"query={QUESTION}"),
-            await web.ask("GET", f"{similarity}m", query=f"query=a&threshold={QUESTION}", token=ADMINISTRATOR),
+            await web.ask("GET", f"{similarity}{TENANT}", query=f"query={QUESTION}"),
+            await web.ask("GET", f"{similarity}{TENANT}", query=f"query=a&threshold={QUESTION}", token=ADMINISTRATOR),
             await web.ask("POST", "/elsewhere", {"message": ASKED}),
             await web.ask("DELETE", chat, {"message": ASKED}),
             await web.ask("POST", chat, {"message": ASKED * 1_000}),
@@ -502,7 +562,7 @@ async def test_an_unhandled_exception_leaks_nothing(
     web = Application(rag, tmp_path, seen)
     async with running(rag, tmp_path):
         for token in (TOKEN, ADMINISTRATOR):
-            assert await web.ask("POST", "/debug/rag-similarity/m", {"query": ASKED}, token=token) == 500
+            assert await web.ask("POST", f"/debug/rag-similarity/{TENANT}", {"query": ASKED}, token=token) == 500
         (tmp_path / "tokens.json").write_text(f"not JSON {TOKEN}")
         await anyio.sleep(1.1)
         assert await web.ask("GET", "/v1/models") == 200
@@ -545,11 +605,11 @@ async def test_rejected_documents_leak_nothing(
         for changes in UNTAKEN:
             try:
                 document = replace(DOCUMENT, **changes)  # type: ignore[arg-type]
-                seen.add("report", await rag.add([document], tenant="m"))
+                seen.add("report", await rag.add([document], tenant=TENANT))
             except (RagcoreError, ValueError, TypeError) as error:
                 seen.error(error)
         reports: list[IngestReport] = []
-        report = await rag.add(read(folder), tenant="m", progress=reports.append)
+        report = await rag.add(read(folder), tenant=TENANT, progress=reports.append)
         assert report.failed
         seen.add("report", report, *reports, json.dumps(report.to_dict(), default=repr))
     audited(tmp_path, seen)
@@ -582,12 +642,12 @@ async def test_hung_and_cancelled_calls_leak_nothing(
     rag = RAG.from_config(made, embedder=embedder, store=FakeStore(), policies=policies())
     web = Application(rag, tmp_path, seen)
     async with running(rag, tmp_path):
-        await rag.add([DOCUMENT], tenant="m")
+        await rag.add([DOCUMENT], tenant=TENANT)
         async with anyio.create_task_group() as group:
 
             async def hung() -> None:
                 try:
-                    await rag.ask(ASKED, tenant="m", timeout=0.2, degrade=False, history=HISTORY_OF_CALL)
+                    await rag.ask(ASKED, tenant=TENANT, timeout=0.2, degrade=False, history=HISTORY_OF_CALL)
                 except RagcoreError as error:
                     seen.error(error)
 
@@ -601,13 +661,13 @@ async def test_hung_and_cancelled_calls_leak_nothing(
             embedder.released.set()
         server.faults.always(Hang())
         with anyio.move_on_after(0.2) as scope:
-            await rag.ask(ASKED, tenant="m", history=HISTORY_OF_CALL)
+            await rag.ask(ASKED, tenant=TENANT, history=HISTORY_OF_CALL)
         assert scope.cancelled_caught
         async with anyio.create_task_group() as group:
 
             async def interrupted() -> None:
                 with pytest.raises(RagcoreError) as caught:
-                    await rag.ask(f"{ASKED} again", tenant="m")
+                    await rag.ask(f"{ASKED} again", tenant=TENANT)
                 seen.error(caught.value)
 
             group.start_soon(interrupted)
@@ -624,7 +684,7 @@ async def test_hung_and_cancelled_calls_leak_nothing(
 async def snapshots_of_closed(rag: RAG, seen: Seen) -> None:
     seen.add("snapshot", rag.recent(), rag.inflight(), rag.stats())
     with pytest.raises(RagcoreError) as caught:
-        await rag.ask(ASKED, tenant="m")
+        await rag.ask(ASKED, tenant=TENANT)
     seen.error(caught.value)
 
 
@@ -638,7 +698,7 @@ async def test_the_doctor_shows_no_secret(
     status: int | None,
 ) -> None:
     tokens = tmp_path / "tokens.json"
-    tokens.write_text(json.dumps({TOKEN: {"tenant": "m"}, "short": {"tenant": "n"}}))
+    tokens.write_text(json.dumps({TOKEN: {"tenant": TENANT}, "short": {"tenant": "n"}}))
     if status is not None:
         server.faults.always(said(f"{SAID} {KEY}", status))
     monkeypatch.setenv("DATABASE_URL", f"postgresql://app:{PASSWORD}@127.0.0.1:{closed_port}/chat")
@@ -665,10 +725,10 @@ async def test_a_login_in_the_address_of_the_model_server_does_not_leak(
     rag = RAG.from_config(made, store=MemoryStore(), policies=policies())
     web = Application(rag, tmp_path, seen)
     async with running(rag, tmp_path):
-        await rag.add([DOCUMENT], tenant="m")
+        await rag.add([DOCUMENT], tenant=TENANT)
         await asked_in_every_way(web, rag, seen)
         server.faults.always(said(f"{SAID}: the login user:{LOGIN} is not valid", 401))
-        await rag.ask(f"{ASKED} again", tenant="m")
+        await rag.ask(f"{ASKED} again", tenant=TENANT)
         await asked_in_every_way(web, rag, seen)
     assert base64.b64encode(f"user:{LOGIN}".encode()).decode() in repr(server.headers)
     assert seen.leaks() == []
@@ -680,9 +740,9 @@ async def test_no_frame_of_a_stream_that_breaks_holds_the_key(
 ) -> None:
     made = config(server, closed_port, degrade=False)
     async with RAG.from_config(made, embedder=FakeEmbedder(), store=MemoryStore(), policies=policies()) as rag:
-        await rag.add([DOCUMENT], tenant="m")
+        await rag.add([DOCUMENT], tenant=TENANT)
         server.faults.always(fault)
-        for call in (rag.ask(ASKED, tenant="m"), _streamed(rag)):
+        for call in (rag.ask(ASKED, tenant=TENANT), _streamed(rag)):
             with pytest.raises(RagcoreError) as caught:
                 await call
             seen.error(caught.value)
@@ -690,7 +750,7 @@ async def test_no_frame_of_a_stream_that_breaks_holds_the_key(
 
 
 async def _streamed(rag: RAG) -> None:
-    async with rag.stream(ASKED, tenant="m") as stream:
+    async with rag.stream(ASKED, tenant=TENANT) as stream:
         async for _ in stream:
             pass
 
@@ -720,7 +780,7 @@ async def test_texts_that_a_server_quotes_do_not_reach_the_log(
     rag = RAG.from_config(made, embedder=FakeEmbedder(), store=MemoryStore(), policies=policies())
     web = Application(rag, tmp_path, seen)
     async with running(rag, tmp_path):
-        await rag.add([DOCUMENT], tenant="m")
+        await rag.add([DOCUMENT], tenant=TENANT)
         server.faults.always(fault)
         for accept in ("application/json", "text/event-stream"):
             await web.ask("POST", "/chat", {"message": ASKED}, accept=accept)
@@ -735,6 +795,6 @@ async def test_a_path_can_not_forge_a_line_of_the_log(
     web = Application(rag, tmp_path, seen)
     async with running(rag, tmp_path):
         await web.ask("GET", "/x\nINFO ragcore.access: GET /debug-env 200\x1b[2K")
-    lines = [line for text in seen.texts["log"] for line in text.splitlines()]
+    lines = [line for text in seen.texts["access"] for line in text.splitlines()]
     assert not any(line.startswith("INFO ragcore.access: GET /debug-env") for line in lines)
     assert not any("\x1b" in line for line in lines)

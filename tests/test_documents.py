@@ -248,6 +248,25 @@ def test_python_in_the_documents_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.system
+def test_the_program_of_the_page_about_memory_names_the_line_that_keeps_it(tmp_path: Path) -> None:
+    (program,) = blocks(DOCS / "how-to" / "runbooks" / "memory_growth.md")
+    (tmp_path / "growth.py").write_text(program.replace("120.0", "0.3"))
+    (tmp_path / "leaky.py").write_text(
+        "import time\nkept = []\nfor _ in range(20):\n    kept.append(bytes(1_000_000))\n    time.sleep(0.1)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "growth.py", "leaky", "--an-argument"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONTRACEMALLOC": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert re.search(r"leaky\.py:4: size=\d+", done.stderr), done.stderr
+
+
+@pytest.mark.system
 def test_tests_in_the_documents_pass(tmp_path: Path) -> None:
     tests = [block for _, _, block in BLOCKS if "def test_" in block]
     assert tests

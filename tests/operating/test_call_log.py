@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 
 import ragcore
 from ragcore import RAG, Document, MemoryStore, OpenAIEmbedder, OpenAIGenerator, Retriever, Settings, events
-from ragcore.operating.call_log import pseudonym
+from ragcore.operating.call_log import DegradationLog, pseudonym
 from ragcore.resilience import Bulkhead, Policy, RetryPolicy
 from ragcore.testing import (
     Fail,
@@ -31,6 +32,7 @@ from ragcore.testing import (
     Stall,
     fake_rag,
 )
+from ragcore.types import Degradation
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blocking_allowed]
 QUESTION = "What is my deductible?"
@@ -108,6 +110,46 @@ async def test_failures_degradations_and_cancellations_are_logged(caplog: pytest
     assert (degraded["outcome"], degraded["degraded"]) == ("degraded", ["embed", "generate"])
     assert (failed["outcome"], failed["finish_reason"]) == ("GenerationError", None)
     assert cancelled["outcome"] == "cancelled"
+
+
+async def test_the_log_says_why_a_stage_was_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    """Otherwise an operator whose model fails would see degraded answers and no error."""
+    generator = FakeGenerator()
+    async with fake_rag(generator=generator) as rag:
+        await rag.add([DOCUMENT], tenant="m")
+        for _ in range(3):
+            generator.faults.next(Fail(503))
+            answer = await rag.ask(QUESTION, tenant="m")
+    said = degradations(caplog)
+    assert len(said) == 1  # at most one a minute
+    (reason,) = {part.reason for part in answer.degraded}
+    assert f"degraded in generate: GenerationError: {reason}; fallback: extractive" in said[0]
+
+
+async def test_the_reason_is_logged_again_after_a_minute_and_for_another_stage_or_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log = DegradationLog()
+    failed = Degradation("generate", "the model failed with status 500", "extractive", error="GenerationError")
+    for now, part in [
+        (1_000.0, failed),
+        (1_059.0, failed),
+        (1_059.0, replace(failed, error="CircuitOpen")),
+        (1_059.0, replace(failed, stage="embed")),
+        (1_060.0, failed),
+        (1_061.0, failed),
+    ]:
+        log.log([part], call_id=f"{now:.0f}", now=now)
+    assert [line.split(":")[0] for line in degradations(caplog)] == [
+        "call 1000 degraded in generate",
+        "call 1059 degraded in generate",
+        "call 1059 degraded in embed",
+        "call 1060 degraded in generate",
+    ]
+
+
+def degradations(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "ragcore.degraded"]
 
 
 @pytest.mark.parametrize("questions", [1, 3])

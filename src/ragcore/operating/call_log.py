@@ -1,4 +1,4 @@
-"""The log of calls: one structured line for each call that has ended, on the logger "ragcore.call".
+"""The log of calls: one structured line for each call that has ended, on the logger "ragcore.call", and the reasons of degradations, on "ragcore.degraded".
 
 The fields are attributes of the log record, as `logging`'s `extra=` makes them, so formatters for JSON and structlog find them. A line has no text of a
 question, a passage or an answer.
@@ -10,9 +10,43 @@ import logging
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
-__all__ = ["log_call", "pseudonym"]
+from ragcore.types import Degradation
+
+__all__ = ["DegradationLog", "log_call", "pseudonym"]
 
 logger: logging.Logger = logging.getLogger("ragcore.call")
+degraded_logger: logging.Logger = logging.getLogger("ragcore.degraded")
+
+# While a dependency fails, each call degrades for the same reason. One line a minute is enough.
+REPEAT_SECONDS = 60.0
+
+
+class DegradationLog:
+    """Logs why stages were replaced by a fallback. A degraded call raises no error, so nothing else tells the operator what the dependency said.
+
+    The first degradation of each stage with each class of error is logged, and then at most one a minute.
+    """
+
+    def __init__(self) -> None:
+        # There are few stages and classes of errors, so this stays small.
+        self._logged: dict[tuple[str, str], float] = {}
+
+    def log(self, degradations: Sequence[Degradation], *, call_id: str, now: float) -> None:
+        """Log the degradations of a call.
+
+        Args:
+            now: the time in seconds, of the clock of all calls.
+        """
+        for part in degradations:
+            kind = (part.stage, part.error)
+            last = self._logged.get(kind)
+            if last is not None and now - last < REPEAT_SECONDS:
+                continue
+            self._logged[kind] = now
+            error = f"{part.error}: {part.reason}" if part.error else part.reason
+            degraded_logger.warning(
+                "call %s degraded in %s: %s; fallback: %s", call_id, part.stage, error, part.fallback
+            )
 
 
 def log_call(

@@ -18,7 +18,7 @@ from ragcore.events import emit, listening
 from ragcore.lifecycle import operations
 from ragcore.lifecycle.bound import expires_at, inherit
 from ragcore.lifecycle.stages import following
-from ragcore.operating.call_log import log_call
+from ragcore.operating.call_log import DegradationLog, log_call
 from ragcore.operating.findings import Findings
 from ragcore.operating.used import estimate, spent_by
 from ragcore.operating.waiting import current_task, waiting_on
@@ -56,6 +56,7 @@ class Calls:
         self._finished: deque[CallInfo] = deque(maxlen=recent)
         self._outcomes: dict[str, int] = {}
         self._plain_tenants = plain_tenants
+        self._degradations = DegradationLog()
         self._idle = anyio.Event()
         self._draining: anyio.CancelScope | None = None
         self.closed = False
@@ -169,6 +170,7 @@ class Calls:
             attempts=1 + call.retries,
             plain_tenant=self._plain_tenants,
         )
+        self._degradations.log(call.findings.degradations, call_id=call.id, now=anyio.current_time())
         self._end(call, outcome)
         if not self._running:
             self._idle.set()
