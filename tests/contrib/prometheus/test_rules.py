@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.support.prometheus import program
 
-from ragcore.contrib.prometheus import AlertLimits, AlertTiming, alerts
+from ragcore.contrib.prometheus import AlertLimits, AlertTiming, alerts, board
 
 RUNBOOKS = Path(__file__).parents[3] / "docs" / "how-to" / "runbooks"
 LABELS = 'job="a",instance="b"'
@@ -78,6 +78,12 @@ def test_each_rule_has_a_runbook_page_that_names_it_and_no_page_is_left_over() -
     assert addresses[0] == "https://docs.example.org/run/hang/"
 
 
+def test_runbook_pages_name_panels_that_the_board_has() -> None:
+    titles = {panel["title"] for panel in board()["panels"]}
+    for page in RUNBOOKS.glob("*.md"):
+        assert set(re.findall(r"\*\*([^*]+)\*\*", page.read_text())) <= titles, page.name
+
+
 @pytest.mark.slow
 def test_errors_fire_unless_they_are_few_or_a_breaker_is_open(tmp_path: Path) -> None:
     breaker = made("breaker_state", "1x60", 'dependency="store",state="open"')
@@ -85,6 +91,9 @@ def test_errors_fire_unless_they_are_few_or_a_breaker_is_open(tmp_path: Path) ->
     assert not fires(tmp_path, calls(0), at=30, alert="RagcoreErrorRate")
     assert not fires(tmp_path, [*calls(4), breaker], at=30, alert="RagcoreErrorRate")
     assert fires(tmp_path, [*calls(4), breaker], at=30, alert="RagcoreBreakerOpen")
+    # Most of an outage, a breaker may be half-open: its probes hang.
+    half_open = made("breaker_state", "1x60", 'dependency="store",state="half_open"')
+    assert not fires(tmp_path, [*calls(4), half_open], at=30, alert="RagcoreErrorRate")
     # Three failures in a quiet night: a share of 60 %, but not five calls.
     few = [
         made("calls_total", "0x27 1 2x60", 'method="ask",outcome="ok"'),
@@ -143,6 +152,13 @@ def test_slow_answers_fire_unless_they_are_few_or_a_breaker_is_open(tmp_path: Pa
     assert not fires(tmp_path, durations(4, 20), at=30, alert="RagcoreSlow")
     assert not fires(tmp_path, durations(15, 1), at=30, alert="RagcoreSlow")
     assert not fires(tmp_path, [*durations(15, 20), breaker], at=30, alert="RagcoreSlow")
+
+
+@pytest.mark.slow
+def test_answers_that_a_blocked_loop_makes_slow_are_a_hang(tmp_path: Path) -> None:
+    series = [*durations(15, 20), made("event_loop_blocked_seconds_total", "0x28 40x60")]
+    assert not fires(tmp_path, series, at=30, alert="RagcoreSlow")
+    assert fires(tmp_path, series, at=30, alert="RagcoreHang")
 
 
 MEBI = 2**20

@@ -90,7 +90,9 @@ def alerts(*, limits: AlertLimits | None = None, timing: AlertTiming | None = No
 
 def _failures(limits: AlertLimits, timing: AlertTiming) -> Iterator[_Rule]:
     window, moment = _time(timing.window), _time(2 * timing.evaluation)
-    open_breaker = f'max {BY} (max_over_time(ragcore_breaker_state{{state="open"}}[{window}])) > 0'
+    # While a breaker is half-open, it refuses all calls but its probes.
+    open_breaker = f'max {BY} (max_over_time(ragcore_breaker_state{{state=~"open|half_open"}}[{window}])) > 0'
+    blocked = f"sum {BY} (increase(ragcore_event_loop_blocked_seconds_total[{window}])) > {0.05 * timing.window:g}"
     errors = f'ragcore_calls_total{{outcome!~"{NO_ERRORS}"}}'
     yield _Rule(
         "RagcoreHang",
@@ -99,7 +101,7 @@ def _failures(limits: AlertLimits, timing: AlertTiming) -> Iterator[_Rule]:
         "A call does not return after its deadline, or code blocks the event loop of {{ $labels.instance }}.",
         f"sum {BY} (increase(ragcore_hangs_total[{window}])) > 0\n"
         f"or max {BY} (min_over_time(ragcore_event_loop_blocked_now[{moment}])) > 0\n"
-        f"or sum {BY} (increase(ragcore_event_loop_blocked_seconds_total[{window}])) > {0.05 * timing.window:g}",
+        f"or {blocked}",
     )
     yield _Rule(
         "RagcoreBreakerOpen",
@@ -124,7 +126,8 @@ def _failures(limits: AlertLimits, timing: AlertTiming) -> Iterator[_Rule]:
         "The 95th percentile of the answers on {{ $labels.instance }} takes {{ $value | humanizeDuration }}.",
         f"histogram_quantile(0.95, sum by (job, instance, le) (rate(ragcore_call_duration_seconds_bucket{{{ANSWERED}}}[{window}]))) > {limits.p95:g}\n"
         f"and sum {BY} (increase(ragcore_call_duration_seconds_count{{{ANSWERED}}}[{window}])) >= 20\n"
-        f"unless {open_breaker}",
+        f"unless {open_breaker}\n"
+        f"unless {blocked}",
     )
 
 
