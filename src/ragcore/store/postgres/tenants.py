@@ -21,15 +21,18 @@ class Tenants:
         exactly: whether all vectors of the tenant are compared, because it is small.
         hides_expired: whether the tenant has expired documents that are not removed yet.
         chunks: estimated number of the tenant's chunks.
+        walks_on: whether a search of an existing table walks on through the index, because too few of its first chunks were the tenant's.
     """
 
     def __init__(self) -> None:
         self.exactly: Recent[bool] = Recent(seconds=REMEMBER_SECONDS, most=REMEMBER_TENANTS)
         self.hides_expired: Recent[bool] = Recent(seconds=REMEMBER_SECONDS, most=REMEMBER_TENANTS)
         self.chunks: Recent[float] = Recent(seconds=REMEMBER_SECONDS, most=REMEMBER_TENANTS)
+        self.walks_on: Recent[bool] = Recent(seconds=REMEMBER_SECONDS, most=REMEMBER_TENANTS)
 
     def forget(self, tenant: str) -> None:
         """Remove the facts about a tenant after a write. The next search determines them again."""
         self.exactly.drop(tenant)
         self.hides_expired.drop(tenant)
         self.chunks.drop(tenant)
+        self.walks_on.drop(tenant)

@@ -1,9 +1,9 @@
 -- A part of the searches of an existing table: candidates from a walk through the index, which returns them in a rough order. `+ 0` makes a sort key for
--- which the planner assumes no order.
+-- which the planner assumes no order. `found` is the number of chunks that were fetched.
 ,
 by_index as materialized (
     select s.tenant, c.* from s cross join lateral (
-        select * from (
+        select *{and_found} from (
             select c.row_table, c.row_place, c.id, {distance} as distance
             from {walked}
             where not s.small and c.embedding is not null and case when c.tenant = s.tenant then true else false end {filter}

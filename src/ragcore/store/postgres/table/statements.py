@@ -27,11 +27,12 @@ COUNTED = """(
         select count(*) <= {exact_rows}::bigint
         from (select from {rows} where c.tenant = settings.tenant {filter} limit {exact_rows}::bigint + 1::bigint) as counted
     )"""
-# The rows that are compared exactly: all of a small tenant, or a limited number if the index returned too few.
+# The rows that are compared exactly: all of a small tenant, or a limited number if the walk through the index ended before it had found enough.
 ALL = "{rows} where s.small and c.tenant = s.tenant and c.embedding is not null {filter}"
 SOME = """(
         select c.* from {rows}
-        where not s.small and (select count(*) from by_index) < {depth}::bigint and c.tenant = s.tenant and c.embedding is not null {filter}
+        where not s.small and coalesce((select max(found) from by_index), 0::bigint) < {enough}::bigint
+              and c.tenant = s.tenant and c.embedding is not null {filter}
         limit {completed_rows}
     ) as c"""
 # Without an index on the words, text search reads this many characters of a chunk. The words of 1 MB can be too long for a tsvector.
@@ -237,6 +238,7 @@ class TableSearch:
         shape: the mapping.
         mode, top_k, fusion, with_vectors: as in the query.
         exactly: whether to compare all of the tenant's vectors. None: the statement counts them first.
+        walks_on: whether the walk through the index goes on after its first `ef_search` chunks. Without `exactly=False`, it always does.
         exact_rows: largest number of chunks that are compared exactly.
         ef_search: breadth of the index search.
         filter: a condition that begins with "and", or "".
@@ -249,6 +251,7 @@ class TableSearch:
     fusion: Fusion
     with_vectors: bool
     exactly: bool | None
+    walks_on: bool
     exact_rows: int
     ef_search: int
     filter: str
@@ -256,8 +259,8 @@ class TableSearch:
 
     @property
     def relies_on_index(self) -> bool:
-        """Whether the statement does not complete what the index returns: if it returns too few, the store searches again without `exactly`."""
-        return self.mode == "vector" and self.exactly is False
+        """Whether the statement reads only the first chunks of the index: if too few of them are the tenant's, the store searches again with `walks_on`."""
+        return self.mode == "vector" and self.exactly is False and not self.walks_on
 
     def sql(self) -> str:
         """Return the statement. Its parameters are tenant, vector, question, threshold and number of the tenant's chunks, without those that the mode does
@@ -272,6 +275,7 @@ def search_of(
     *,
     tenant: object,
     exactly: bool | None,
+    walks_on: bool,
     exact_rows: int | None,
     ef_search: int,
     chunks: float | None,
@@ -283,6 +287,7 @@ def search_of(
         shape: the mapping.
         tenant: the tenant as a value of its column.
         exactly: whether to compare all of the tenant's vectors. None: the statement counts them first.
+        walks_on: as in `TableSearch`.
         exact_rows, ef_search: as in `TableStore`.
         chunks: estimated number of the tenant's chunks. None: the statement counts them.
     """
@@ -306,6 +311,7 @@ def search_of(
         fusion=query.fusion,
         with_vectors=query.with_vectors,
         exactly=True if shape.index is None else exactly,
+        walks_on=walks_on,
         exact_rows=EXACT_NUMBERS // max(dimension, 1) if exact_rows is None else exact_rows,
         ef_search=ef_search,
         filter=conditions.sql,
@@ -335,13 +341,18 @@ def _compose_search(search: TableSearch) -> str:
     index = shape.index
     depth = max(DEPTH, search.top_k) if search.mode == "hybrid" else search.top_k
     half = index is not None and index.cast == "halfvec"
+    enough = max(FETCHED * search.top_k, depth)
     small = {None: COUNTED, True: "true", False: "false"}[search.exactly]
     exact = filled(SQL["table_exactly"], {"scan": "exact", "compared": ALL})
     completed = filled(SQL["table_exactly"], {"scan": "completed", "compared": SOME})
     # A step that the search can't need is left out: PostgreSQL would prepare it at each execution.
     steps = [
         *([] if search.exactly is False else [exact]),
-        *([] if search.exactly else ["select *, 'index' as scan from by_index"]),
+        *(
+            []
+            if search.exactly
+            else ["select tenant, row_table, row_place, id, distance, 'index' as scan from by_index"]
+        ),
         *([] if search.exactly or search.relies_on_index else [completed]),
     ]
     parts = {
@@ -360,8 +371,10 @@ def _compose_search(search: TableSearch) -> str:
         "top_k": str(search.top_k),
         "depth": str(depth),
         # Half precision may confuse neighbours, so full precision ranks twice as many again. A walk that goes on after its first ef_search chunks returns
-        # them in a rough order, so a search with a filter, for which it often goes on, fetches more than are wanted.
-        "fetched": str((2 if half else 1) * depth if search.exactly is False else max(FETCHED * search.top_k, depth)),
+        # them in a rough order, so more are fetched than are wanted.
+        "fetched": str((2 if half else 1) * depth if search.relies_on_index else enough),
+        "and_found": "" if search.relies_on_index else ", count(*) over () as found",
+        "enough": str(enough),
         "text_depth": str(search.top_k if search.mode == "text" else depth),
         "exact_rows": str(search.exact_rows),
         "completed_rows": str(COMPLETING * max(search.exact_rows, 1_000)),
@@ -381,12 +394,13 @@ def _index_settings(search: TableSearch) -> str:
     index = search.shape.index
     if index is None or search.exactly:
         return ""
+    iterative = "off" if search.relies_on_index else "relaxed_order"
     if index.method == "ivfflat":
-        return ", set_config('ivfflat.iterative_scan', 'relaxed_order', true) as iterative_scan"
+        return f", set_config('ivfflat.iterative_scan', '{iterative}', true) as iterative_scan"
     ef_search = max(search.ef_search, min(search.top_k, 1_000))
     return (
         f", set_config('hnsw.ef_search', '{ef_search}', true) as ef_search"
-        ", set_config('hnsw.iterative_scan', 'relaxed_order', true) as iterative_scan"
+        f", set_config('hnsw.iterative_scan', '{iterative}', true) as iterative_scan"
         f", set_config('hnsw.max_scan_tuples', '{SCAN_TUPLES}', true) as scan_tuples"
     )
 

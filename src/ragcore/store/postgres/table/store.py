@@ -50,8 +50,8 @@ class TableStore(Part):
         write_policy: policy of writes, as in `PgVectorStore`.
 
     `start` opens no connection. The store compares the mapping with the database in the background and logs each problem; calls raise them. Each search
-    is one statement; a second one follows in the rare case that the index suddenly returns too few chunks of a large tenant. With `Table.role`, a search runs
-    in a transaction after `set local role`, which takes three round trips instead of one.
+    is one statement; for a large tenant, a second one follows if the first chunks of the index hold too few of its own, and then its searches read further
+    at once for a minute. With `Table.role`, a search runs in a transaction after `set local role`, which takes three round trips instead of one.
 
     A document is written in one transaction, which changes only rows of its tenant: if another tenant has a chunk or a document with the same id, and the
     table allows an id only once, the error is `InvalidInput`. Fields without a column in the mapping are not stored. Without `Table.writable`, methods that
@@ -106,10 +106,9 @@ class TableStore(Part):
             raise Unsupported("a TableStore has no shared tenants", stage="search")
         exactly = None if query.filter is not None else self._tenants.exactly.get(query.tenant)
         rows = await self._rows(query, exactly)
-        if exactly is False and query.mode == "vector" and len(rows) < query.top_k:
-            # The index returned too few. This is rare, because the tenant was searched through the index before, without completing.
-            exactly = None
-            self._tenants.forget(query.tenant)
+        if exactly is False and query.mode == "vector" and len(rows) < query.top_k and not self._walks_on(query):
+            # Too few of the first chunks of the index are the tenant's. Its next searches walk on at once.
+            self._tenants.walks_on.put(query.tenant, True)
             rows = await self._rows(query, exactly)
         result = nearest(rows, query) if query.mode == "vector" else ranked(rows, query)
         if exactly is None and result.scan in ("exact", "index") and query.filter is None:
@@ -120,7 +119,7 @@ class TableStore(Part):
 
     async def _rows(self, query: Query, exactly: bool | None) -> list[asyncpg.Record]:
         """Return the rows of a search. `exactly` is as in `search_of`."""
-        chunks = self._tenants.chunks.get(query.tenant)
+        chunks, walks_on = self._tenants.chunks.get(query.tenant), self._walks_on(query)
 
         async def work(connection: PooledConnection, shape: Shape) -> list[asyncpg.Record]:
             self._access.check_dimension(query.vector)
@@ -129,6 +128,7 @@ class TableStore(Part):
                 shape,
                 tenant=tenant_of(query.tenant, shape.tenant_type),
                 exactly=exactly,
+                walks_on=walks_on,
                 exact_rows=self.exact_rows,
                 ef_search=self.ef_search,
                 chunks=chunks,
@@ -136,6 +136,9 @@ class TableStore(Part):
             return await connection.fetch(sql, *values)
 
         return await self._access.call(work)
+
+    def _walks_on(self, query: Query) -> bool:
+        return self._tenants.walks_on.get(query.tenant) is True
 
     async def adjacent(
         self, passages: Sequence[Passage], /, *, tenant: str, distance: int
@@ -267,6 +270,7 @@ class TableStore(Part):
                 shape,
                 tenant=tenant_of(query.tenant, shape.tenant_type),
                 exactly=False,
+                walks_on=self._walks_on(query),
                 exact_rows=self.exact_rows,
                 ef_search=self.ef_search,
                 chunks=self._tenants.chunks.get(query.tenant),
