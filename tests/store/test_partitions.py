@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from ragcore import ConfigurationError, MemoryStore, PgVectorStore, meta
-from ragcore.store import Index, build_index, copy_collection, migrate, share
+from ragcore.store import Index, build_index, copy_collection, migrate, share, unshare
 from ragcore.store.postgres.index import IndexKind
 
 from .contract import DIMENSION, MODES, PLAN, StoreContract, embedded, expiring, query
@@ -197,12 +197,15 @@ async def test_each_partition_gets_an_index_of_a_new_kind(database: tuple[str, s
 @anyio_test
 async def test_a_collection_is_copied_into_partitions(database: tuple[str, str]) -> None:
     await made(database, partitions=None, kind="halfvec", schema="old")
+    for tenant in ("t0", "t1"):
+        await share(database[1], tenant, schema="old")
     async with PgVectorStore(database[0], schema="old") as old:
         await fill(old)
         first = await copy_collection(database[1], source="old", target="new", role="ragcore", partitions=4)
         assert (first.documents, first.chunks, first.differing) == (24, 12 * 13, 0)
         await old.delete(["other"], tenant="t2")
         await old.upsert([embedded("plan", "a new plan", hash="2")], tenant="t3")
+        await unshare(database[1], "t1", schema="old")
         again = await copy_collection(database[1], source="old", target="new", role="ragcore")
         assert (again.documents, again.chunks, again.differing) == (1, 1, 0)
         asked = query("gold plan copay 3", tenant="t1", top_k=8)
@@ -212,6 +215,7 @@ async def test_a_collection_is_copied_into_partitions(database: tuple[str, str])
         assert [p.chunk_id for p in found] == [p.chunk_id for p in right]
         assert [p.score for p in found] == pytest.approx([p.score for p in right])
         assert await new.search(query("glasses", tenant="t2", mode="text")) == []
+        assert await new.shared_tenants() == ["t0"]
         inspected = await new.inspect()
         assert (inspected.partitions, inspected.index_kind) == (4, "halfvec")
     with pytest.raises(ConfigurationError, match=r"has no partitions, not 4: .*ragcore copy --from old"):

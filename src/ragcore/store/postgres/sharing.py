@@ -50,9 +50,14 @@ async def unshare(owner_dsn: str | Secret, tenant: str | UUID, /, *, schema: str
 
 
 async def copy_shared(connection: Connection, source: str, target: str) -> None:
-    """Mark the shared tenants of one collection in another one as well."""
+    """Give a collection the marks of another one. A tenant that is not shared any more must not be shared again after the switch to `target`."""
     await connection.execute(
-        f"insert into {quoted(target)}.shared_tenant select tenant from {quoted(source)}.shared_tenant on conflict do nothing"  # noqa: S608  # quoted
+        f"""
+        with ended as (
+            delete from {quoted(target)}.shared_tenant where tenant not in (select tenant from {quoted(source)}.shared_tenant)
+        )
+        insert into {quoted(target)}.shared_tenant select tenant from {quoted(source)}.shared_tenant on conflict do nothing
+        """  # noqa: S608  # quoted
     )
 
 
