@@ -27,7 +27,10 @@ from ragcore import (
     PgVectorStore,
     RagcoreError,
     Retriever,
+    Searcher,
     StoreError,
+    Table,
+    TableStore,
 )
 from ragcore.resilience import deadline
 from ragcore.store import migrate
@@ -41,7 +44,7 @@ from tests.support.bench import client as bench_client
 from tests.support.matrix import _WIRE, matrix
 from tests.support.servers import DIMENSION as SERVERS_DIMENSION
 from tests.support.servers import servers
-from tests.support.standby import Nodes, begin, end, nodes
+from tests.support.standby import ROLE, Nodes, begin, end, nodes
 
 from .contract import DIMENSION, LETTER, OLD, PLAN, StoreContract, ids, query
 from .contract import embedded as document
@@ -324,7 +327,7 @@ def client(store: PgVectorStore) -> RAG:
     return RAG(retriever=retriever, generator=ExtractiveGenerator())
 
 
-async def load(store: PgVectorStore, counter: collections.Counter[str], stop: anyio.Event) -> None:
+async def load(store: Searcher, counter: collections.Counter[str], stop: anyio.Event) -> None:
     """Search again and again, each with a deadline of 5 s."""
     while not stop.is_set():
         try:
@@ -337,7 +340,7 @@ async def load(store: PgVectorStore, counter: collections.Counter[str], stop: an
 
 
 @asynccontextmanager
-async def under_load(store: PgVectorStore, callers: int = 8) -> AsyncIterator[collections.Counter[str]]:
+async def under_load(store: Searcher, callers: int = 8) -> AsyncIterator[collections.Counter[str]]:
     counter: collections.Counter[str] = collections.Counter()
     stop = anyio.Event()
     async with anyio.create_task_group() as group:
@@ -403,6 +406,61 @@ async def test_reads_go_on_while_a_standby_and_the_primary_are_killed_and_writes
                 assert answered(counter) >= 0.95, counter
             messages = [finding.message for finding in (await store.inspect()).findings()]
             assert any(str(first.folder) in message and "no standby" in message for message in messages)
+
+
+# A table that another program made, and its mapping.
+NOTES = f"""
+    create table notes (
+        id text primary key, document_id text not null, position integer not null, text text not null, title text, metadata jsonb,
+        tenant text not null, embedding vector({DIMENSION})
+    )
+"""
+MAPPING = Table(
+    table="notes", document="document_id", order="position", title="title", metadata="metadata", tenant="tenant", exact=True, isolation="where",
+    writable=True,
+)  # fmt: skip
+
+
+@on_servers
+@pytest.mark.thorough
+async def test_an_existing_table_is_read_and_written_on_while_servers_are_killed_and_promoted() -> None:
+    """The driver takes another server of the DSN. One store reads from any server, a second one writes to the primary."""
+    async with nodes(dimension=DIMENSION, standbys=2) as made:
+        first, second = made.standbys
+        await made.primary.execute(NOTES)
+        await made.primary.execute(f"grant select, insert, delete on notes to {ROLE}")
+        reading = made.any_primary().replace("read-write", "prefer-standby")
+        async with TableStore(made.any_primary(), MAPPING) as writer, TableStore(reading, MAPPING) as reader:
+            await writer.upsert([PLAN, OLD], tenant="a")
+            await made.caught_up()
+            assert len(await reader.search(query("deductible"))) == 5
+            async with under_load(reader) as counter:
+                for standby in (first, second):
+                    await anyio.sleep(0.5)
+                    await standby.stop()
+                    await anyio.sleep(1.5)
+                    assert answered(counter) >= 0.95, counter
+                    counter.clear()
+                    await standby.start()
+                await made.caught_up()
+                await made.primary.stop()
+                with pytest.raises(RagcoreError), deadline(2):
+                    await writer.upsert([LETTER], tenant="b")
+                await anyio.sleep(1)
+                assert answered(counter) >= 0.95, counter
+                counter.clear()
+                await first.promote()
+                with anyio.fail_after(20):
+                    while True:
+                        try:
+                            with deadline(5):
+                                await writer.upsert([LETTER], tenant="b")
+                            break
+                        except RagcoreError:
+                            await anyio.sleep(0.05)
+                assert await ids(writer, query("glasses", tenant="b", mode="text")) == ["letter#0"]
+                await anyio.sleep(0.5)
+                assert answered(counter) >= 0.95, counter
 
 
 @on_servers

@@ -22,7 +22,7 @@ from ragcore.store import migrate
 from ragcore.store.embedded.cluster import Cluster
 from tests.support.hosts import Host
 
-__all__ = ["DATABASE", "Node", "Nodes", "begin", "end", "nodes"]
+__all__ = ["DATABASE", "ROLE", "Node", "Nodes", "begin", "end", "nodes"]
 
 DATABASE = "ragcore"
 ROLE = "ragcore"
