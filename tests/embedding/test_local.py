@@ -74,6 +74,15 @@ async def test_a_cancelled_call_returns_at_once_and_the_embedder_keeps_working(l
     assert (await local.embed(["next"], kind="document")).shape == (1, 384)
 
 
+async def test_closing_waits_for_a_thread_that_a_cancelled_call_left_behind() -> None:
+    """Otherwise the exit of the interpreter can abort the process."""
+    async with LocalEmbedder() as embedder:
+        with anyio.move_on_after(0.001):
+            await embedder.embed(["a visit to a specialist costs 40 dollars"] * 16, kind="document")
+        threads = embedder._threads["document"]
+    assert threads.places.inside == 0
+
+
 async def test_another_folder_must_contain_a_supported_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="not the folder"):
         LocalEmbedder(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import math
 import threading
 
 import anyio
@@ -42,6 +43,24 @@ async def test_a_cancelled_caller_leaves_its_thread_behind_which_keeps_its_place
             await threads.run(lambda: None)
         release.set()
     assert got == [7]
+    assert threads.places.inside == 0
+
+
+async def test_waiting_until_idle_includes_threads_that_were_left_behind() -> None:
+    threads = Threads(1, name="test")
+    release, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        release.wait(15)
+        ended.set()
+
+    with anyio.move_on_after(0.01):
+        await threads.run(work)
+    await threads.wait_until_idle(0.01)
+    assert not ended.is_set()
+    release.set()
+    await threads.wait_until_idle(math.inf)
+    assert ended.is_set()
     assert threads.places.inside == 0
 
 

@@ -42,6 +42,7 @@ class Threads:
     def __init__(self, limit: int, *, name: str, queue: int = 256) -> None:
         self.name = name
         self.places = Bulkhead(limit, queue=queue, name=name)
+        self._jobs: set[_Job[Any]] = set()
 
     async def run(self, work: Callable[[], T], /) -> T:
         """Run `work` on a thread and return its result. A cancelled call returns at once; its thread continues and the result is dropped.
@@ -53,10 +54,12 @@ class Threads:
         if not self.places.try_acquire():
             with in_line():
                 await self.places.acquire(expires_at())
-        job = _Job(work, self.places)
+        job = _Job(work, self.places, self._jobs)
+        self._jobs.add(job)
         try:
             job.start(self.name)
         except BaseException:  # the operating system can't start another thread
+            self._jobs.discard(job)
             self.places.release(flow=job.flow)
             raise
         await job.done.wait()
@@ -64,12 +67,22 @@ class Threads:
             raise job.error
         return job.value  # type: ignore[no-any-return]  # what work returned
 
+    async def wait_until_idle(self, seconds: float) -> None:
+        """Wait until all threads have ended, also those that callers left behind, but at most `seconds`. Cancellation does not shorten it.
+
+        If the interpreter exits while a thread is in a native library such as onnxruntime, it may abort the process.
+        """
+        with anyio.move_on_after(seconds, shield=True):
+            while self._jobs:
+                await next(iter(self._jobs)).done.wait()
+
 
 class _Job(Generic[T]):
-    __slots__ = ("_began", "_clock", "_notify", "_places", "_work", "done", "error", "flow", "value")
+    __slots__ = ("_began", "_clock", "_jobs", "_notify", "_places", "_work", "done", "error", "flow", "value")
 
-    def __init__(self, work: Callable[[], T], places: Bulkhead) -> None:
+    def __init__(self, work: Callable[[], T], places: Bulkhead, jobs: set[_Job[Any]]) -> None:
         self._work = work
+        self._jobs = jobs
         self._places = places
         self.flow = current_flow.get()
         self._clock = clock()
@@ -93,9 +106,11 @@ class _Job(Generic[T]):
             self._notify(self._finish)
         except RuntimeError:
             # The event loop has ended: no caller waits, and no other code gives the place back.
+            self._jobs.discard(self)
             self._places.release(flow=self.flow)
 
     def _finish(self) -> None:
+        self._jobs.discard(self)
         took = None if self.error is not None else self._clock() - self._began
         self._places.release(took, flow=self.flow)
         self.done.set()
