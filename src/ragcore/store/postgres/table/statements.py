@@ -23,18 +23,9 @@ from ragcore.types import Fusion, Mode
 
 __all__ = ["Shape", "TableSearch", "search_of", "statement_of", "writing_statement"]
 
-COUNTED = """(
-        select count(*) <= {exact_rows}::bigint
-        from (select from {rows} where c.tenant = settings.tenant {filter} limit {exact_rows}::bigint + 1::bigint) as counted
-    )"""
-# The rows that are compared exactly: all of a small tenant, or a limited number if the walk through the index ended before it had found enough.
+# The rows that are compared exactly: all of a small tenant. `sql/table_some` has those that complete a walk through the index.
 ALL = "{rows} where s.small and c.tenant = s.tenant and c.embedding is not null {filter}"
-SOME = """(
-        select c.* from {rows}
-        where not s.small and coalesce((select max(found) from by_index), 0::bigint) < {enough}::bigint
-              and c.tenant = s.tenant and c.embedding is not null {filter}
-        limit {completed_rows}
-    ) as c"""
+INDEXED = "select tenant, row_table, row_place, id, distance, 'index' as scan from by_index"
 # Without an index on the words, text search reads this many characters of a chunk. The words of 1 MB can be too long for a tsvector.
 READ_CHARACTERS = 50_000
 # A value of type json, or null if it has a NUL character or half of a surrogate pair. Escaped backslashes and whole pairs are removed first.
@@ -337,22 +328,17 @@ def writing_statement(name: str, shape: Shape) -> str:
 
 @lru_cache(maxsize=1024)
 def _compose_search(search: TableSearch) -> str:
-    shape = search.shape
-    index = shape.index
+    shape, index = search.shape, search.shape.index
     depth = max(DEPTH, search.top_k) if search.mode == "hybrid" else search.top_k
     half = index is not None and index.cast == "halfvec"
     enough = max(FETCHED * search.top_k, depth)
-    small = {None: COUNTED, True: "true", False: "false"}[search.exactly]
+    small = {None: SQL["table_small"], True: "true", False: "false"}[search.exactly]
     exact = filled(SQL["table_exactly"], {"scan": "exact", "compared": ALL})
-    completed = filled(SQL["table_exactly"], {"scan": "completed", "compared": SOME})
+    completed = filled(SQL["table_exactly"], {"scan": "completed", "compared": SQL["table_some"]})
     # A step that the search can't need is left out: PostgreSQL would prepare it at each execution.
     steps = [
         *([] if search.exactly is False else [exact]),
-        *(
-            []
-            if search.exactly
-            else ["select tenant, row_table, row_place, id, distance, 'index' as scan from by_index"]
-        ),
+        *([] if search.exactly else [INDEXED]),
         *([] if search.exactly or search.relies_on_index else [completed]),
     ]
     parts = {
