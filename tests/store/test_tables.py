@@ -29,6 +29,7 @@ from ragcore import (
     meta,
 )
 from ragcore.store import claim
+from ragcore.store.postgres.table import propose
 from ragcore.testing import FakeEmbedder
 from ragcore.testing.fakes import embed_words
 
@@ -848,3 +849,32 @@ async def test_statements_are_right_with_each_plan(plain: tuple[str, str], isola
                 assert (await store.count(tenant=uuid_of("t1"))).chunks == 20, setting
                 assert len((await store.scores(asked.vector, tenant=uuid_of("t1"))).scores) == 20, setting  # type: ignore[arg-type]
     await owner.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_proposal_says_what_to_do_about_missing_keys_and_indexes(database: tuple[str, str]) -> None:
+    owner = await asyncpg.connect(database[1])
+    await owner.execute("""
+        create extension if not exists vector;
+        create table documents (document_id uuid, user_id uuid, title text);
+        create table document_chunks (chunk_id uuid, document_id uuid, chunk_ord integer, text text, embedding vector(384));
+        grant select on documents, document_chunks to ragcore;
+    """)
+    bare = await propose(database[0], "document_chunks")
+    assert bare.missing == ("id", "tenant")
+    assert bare.lines[1] == "RAGCORE_TABLE_COLUMNS=id=…,tenant=…,document=document_id,order=chunk_ord"
+    id_, tenant, index = bare.advice
+    assert "chunk_id has no unique index" in id_
+    assert "no foreign key to a parent table" in tenant
+    assert "using hnsw" in index
+    await owner.execute(id_.split("`")[1])
+    await owner.execute("alter table documents add primary key (document_id)")
+    await owner.execute("alter table document_chunks add foreign key (document_id) references documents")
+    await owner.execute(index.split("`")[1])
+    complete = await propose(database[0], "document_chunks")
+    await owner.close()
+    assert (complete.missing, complete.advice) == ((), ())
+    assert complete.lines[1] == (
+        "RAGCORE_TABLE_COLUMNS=id=chunk_id,tenant=parent.user_id,document=document_id,order=chunk_ord,title=parent.title"
+    )

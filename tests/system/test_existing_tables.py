@@ -80,6 +80,7 @@ async def test_the_page_leads_from_a_table_to_an_answer(database: tuple[str, str
             answered = await run(tmp_path, ask[1], environ)
             assert answered.returncode == 0, answered.stdout + answered.stderr
             assert "Your deductible is 1,500 dollars [1]." in answered.stdout
+            assert f"[1] Gold plan ({uuid5(NAMESPACE_URL, user[1])})" in answered.stdout
             assert "9,999" not in answered.stdout
             asked = [body for path, body in server.requests if path.endswith("/chat/completions")]
             assert "9,999" not in str(asked)

@@ -30,6 +30,6 @@ async def propose_mapping(options: Options, relation: str, *, as_json: bool) -> 
             messages.print(
                 f"no column was found for {what}: name it in RAGCORE_TABLE_COLUMNS", style="red", markup=False
             )
-        for problem in proposal.problems:
-            messages.print(problem, style="yellow", markup=False)
+        for message in (*proposal.advice, *proposal.problems):
+            messages.print(message, style="yellow", markup=False)
     return PARTLY if proposal.missing else DONE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from uuid import UUID
 
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -206,4 +207,17 @@ def _where(passage: Passage) -> str:
     page = f", page {passage.metadata['page']}" if "page" in passage.metadata else ""
     heading = f", {passage.metadata['heading']}" if "heading" in passage.metadata else ""
     shared = "" if passage.shared is None else f" (shared: {passage.shared})"
-    return f"{passage.document_id}{page}{heading}{shared}"
+    # An id that another program made tells a reader nothing.
+    name = (
+        f"{passage.title} ({passage.document_id})"
+        if passage.title and _is_uuid(passage.document_id)
+        else passage.document_id
+    )
+    return f"{name}{page}{heading}{shared}"
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False

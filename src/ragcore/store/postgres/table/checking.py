@@ -28,7 +28,7 @@ from ragcore.store.postgres.table.inspection import TableInspection
 from ragcore.store.postgres.table.written import writing_problems, written_columns
 from ragcore.store.table import Column, Table
 
-__all__ = ["look", "predicate_problem"]
+__all__ = ["index_statement", "look", "predicate_problem"]
 
 KINDS = {
     "v": "a view: name the table behind it, because a view has no indexes and reads with its owner's rights",

@@ -14,7 +14,7 @@ from ragcore.store.postgres.connection import PooledConnection, connect_for_pool
 from ragcore.store.postgres.dsn import parse
 from ragcore.store.postgres.statements import quoted
 from ragcore.store.postgres.table.catalogue import INTEGERS, TENANTS, TEXTS, Relation, find_index, read_catalogue
-from ragcore.store.postgres.table.checking import look
+from ragcore.store.postgres.table.checking import index_statement, look
 from ragcore.store.postgres.table.inspection import TableInspection
 from ragcore.store.postgres.translate import cause_of, translate
 from ragcore.store.table import COLUMNS, Table
@@ -49,12 +49,14 @@ class Proposal(Value):
         dimension: dimension of the vectors; None if the column has none.
         missing: parts for which no column was found.
         problems: what does not fit, as the store would report it.
+        advice: what to do about missing parts, and about vectors without an index.
     """
 
     lines: tuple[str, ...]
     dimension: int | None
     missing: tuple[str, ...]
     problems: tuple[str, ...]
+    advice: tuple[str, ...] = ()
 
 
 async def propose(dsn: str | Secret, relation: str) -> Proposal:
@@ -75,7 +77,7 @@ async def propose(dsn: str | Secret, relation: str) -> Proposal:
             connection = await connect_for_pool(address)
             try:
                 table = Table(table=name, schema=schema or "public", tenant="tenant", isolation="where")
-                table, missing = await _mapped(connection, table)
+                table, missing, advice = await _mapped(connection, table)
                 found = await look(connection, address, table)
             finally:
                 connection.terminate()
@@ -85,10 +87,11 @@ async def propose(dsn: str | Secret, relation: str) -> Proposal:
             raise
         raise ours from cause_of(error)
     return Proposal(
-        lines=tuple(_lines(table)),
+        lines=tuple(_lines(table, missing)),
         dimension=found.dimension,
         missing=missing,
         problems=() if missing else _problems(found),
+        advice=advice,
     )
 
 
@@ -102,8 +105,8 @@ def _problems(found: TableInspection) -> tuple[str, ...]:
     return tuple(finding.message for finding in found.problems)
 
 
-async def _mapped(connection: PooledConnection, table: Table) -> tuple[Table, tuple[str, ...]]:
-    """Return the proposed mapping, and the names of the parts that were not found."""
+async def _mapped(connection: PooledConnection, table: Table) -> tuple[Table, tuple[str, ...], tuple[str, ...]]:
+    """Return the proposed mapping, the names of the parts that were not found, and what to do about them."""
     catalogue = await read_catalogue(connection, table)
     chunks = catalogue.chunks
     if chunks is None:
@@ -145,7 +148,23 @@ async def _mapped(connection: PooledConnection, table: Table) -> tuple[Table, tu
     mapped = replace(with_parent, **fields, exact=exact)
     if chunks.rls_applies and not missing:
         mapped = replace(mapped, isolation="rls")
-    return mapped, missing
+    return mapped, missing, tuple(_advice(mapped, chunks, missing))
+
+
+def _advice(table: Table, chunks: Relation, missing: Sequence[str]) -> Iterator[str]:
+    if "id" in missing and (name := _named(chunks, "id", TENANTS)) is not None:
+        statement = f"create unique index concurrently on {quoted(table.schema)}.{quoted(table.table)} ({quoted(name)})"
+        yield f"id: the column {name} has no unique index: as the owner, run `{statement}`"
+    if "tenant" in missing and not chunks.foreign_keys:
+        yield (
+            f"tenant: {table.relation} has no foreign key to a parent table: if another table has the tenant, name it in RAGCORE_TABLE_PARENT, and write "
+            "tenant=parent.COLUMN"
+        )
+    if table.exact:
+        yield (
+            f"no index of {table.relation} serves a search by cosine distance, so RAGCORE_TABLE_EXACT=true compares all of a tenant's vectors: for large "
+            f"tenants, run `{index_statement(table, chunks.columns[table.embedding])}` as the owner, and leave this variable out"
+        )
 
 
 async def _with_parent(
@@ -200,10 +219,10 @@ async def _keys(connection: PooledConnection, table: Table, column: str) -> set[
         return set()
 
 
-def _lines(table: Table) -> Iterator[str]:
+def _lines(table: Table, missing: Sequence[str]) -> Iterator[str]:
     yield f"RAGCORE_TABLE={table.relation}"
     defaults = {"id": "id", "text": "text", "embedding": "embedding"}
-    named = {name: getattr(table, name) for name in COLUMNS}
+    named = {name: "…" if name in missing else getattr(table, name) for name in COLUMNS}
     pairs = [f"{name}={text}" for name, text in named.items() if text is not None and text != defaults.get(name)]
     yield f"RAGCORE_TABLE_COLUMNS={','.join(pairs)}"
     if table.parent is not None:
