@@ -358,7 +358,7 @@ def _compose_search(search: TableSearch) -> str:
         "depth": str(depth),
         # Half precision may confuse neighbours, so full precision ranks twice as many again. A walk that goes on after its first ef_search chunks returns
         # them in a rough order, so more are fetched than are wanted.
-        "fetched": str((2 if half else 1) * depth if search.relies_on_index else enough),
+        "fetched": str(max((2 if half else 1) * depth, 0 if search.relies_on_index else enough)),
         "and_found": "" if search.relies_on_index else ", count(*) over () as found",
         "enough": str(enough),
         "text_depth": str(search.top_k if search.mode == "text" else depth),
