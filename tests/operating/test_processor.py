@@ -17,6 +17,7 @@ class Samples(ThreadMeter):
     def __init__(self, *samples: Sample) -> None:
         self._samples: Iterator[Sample] = iter(samples)
         super().__init__(0)
+        self.restart()
 
     def sample(self) -> Sample:
         return next(self._samples)
@@ -55,6 +56,7 @@ def test_a_new_measurement_begins_at_zero() -> None:
 
 def test_a_thread_that_does_not_exist_has_not_waited() -> None:
     meter = ThreadMeter(0)
+    meter.restart()
     assert meter.waited() == 0.0
     assert not meter.sample().runnable
 

@@ -31,13 +31,17 @@ class ThreadMeter:
     The system adds a wait to its count only when it ends, so a thread that waits at this moment seems not to wait at all. The current wait is found from
     samples: a thread that is runnable at two samples and has not run between them has waited.
 
+    Its methods read files of `/proc`, so they don't belong on an event loop. Call `restart` first.
+
     Args:
         native_thread: the system's number of the thread, as `threading.get_native_id` returns it.
     """
 
     def __init__(self, native_thread: int) -> None:
         self._native_thread = native_thread
-        self.restart()
+        self._first = self._last = Sample(at=0.0)
+        self._was_runnable = False
+        self._seen = 0.0
 
     def restart(self) -> None:
         """Begin a measurement. The thread has something to do from now on."""
