@@ -24,7 +24,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/python -m ragcore.demo
 
 test: $(VENV)/.dev check
-	$(BIN)/python -m pytest -m "(system or slow) and not thorough" -n 3 --dist worksteal
+	$(BIN)/python -m pytest -m "(system or slow) and not thorough" -n 4 --dist worksteal
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir $(VENV)/site
 
 # Runs all tests, including those that take long: all shapes of the plan tests, long property tests, the whole fault matrix. Takes an hour or more.

@@ -482,6 +482,8 @@ async def test_a_document_that_is_not_split_comes_back_as_it_was_given(text: str
     assert "512" in reasons["long"]
 
 
+@pytest.mark.slow  # it waits for 13 s
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_rate_limiter_limits_the_size_of_requests_and_waits_outside_of_the_time_limit(parts: Parts) -> None:
     embedder, _, ingestor = parts
     limiter = RateLimiter(tokens_per_minute=1_000)

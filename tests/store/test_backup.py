@@ -395,6 +395,7 @@ async def test_a_later_dump_does_not_contain_erased_data(backups: Backups) -> No
         assert not await store.search(query("zqerased", tenant="a", mode="text"))
 
 
+@pytest.mark.thorough
 async def test_the_commands_of_the_manual_check_a_restore(backups: Backups) -> None:
     backups.succeed(f"{WHOLE}\n{MAKE}\n{RESTORE}")
     before = await catalogue(backups.old, "chat_restored")

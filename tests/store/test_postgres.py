@@ -67,6 +67,7 @@ class TestIndexed(TestExact):
             yield made
 
 
+@pytest.mark.thorough  # `test_elsewhere.TestBouncer` runs the contract behind a real pooler
 class TestPooled(TestExact):
     """The contract without prepared statements, as behind a pooler in transaction mode."""
 

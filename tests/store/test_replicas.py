@@ -512,7 +512,7 @@ ON_EITHER = (
 
 
 @on_servers
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.usefixtures("asyncpgs_noise")
 async def test_every_fault_of_the_search_passes_on_the_primary_and_on_the_standby() -> None:
     async with AsyncExitStack() as stack:

@@ -119,6 +119,7 @@ class TestOriginByIndex(TestOrigin):
     exact_rows = 0
 
 
+@pytest.mark.thorough
 class TestLangChain(TestOrigin):
     shape = LANGCHAIN
     # The table has no order of chunks.
@@ -146,6 +147,7 @@ class TestLangChainByIndex(TestLangChain):
     exact_rows = 0
 
 
+@pytest.mark.thorough
 class TestLlamaIndex(TestOrigin):
     shape = LLAMA_INDEX
 

@@ -262,6 +262,7 @@ async def test_a_real_service_leaks_no_secret_question_or_text(
     assert seen.leaks() == []
 
 
+@pytest.mark.thorough
 async def test_failing_commands_show_no_secret(migrated: tuple[str, str], model: OpenAIServer, tmp_path: Path) -> None:
     seen = Seen()
     (tmp_path / "tokens.json").write_text(json.dumps({TOKEN: {"tenant": "m"}}))

@@ -139,6 +139,7 @@ def test_a_recommended_threshold_is_marked_and_says_what_it_costs(data: str, tmp
     assert [row["measure"] for row in measures] == ["recall@10", "precision@10", "mrr@10", "ndcg@10", "nothing found"]
 
 
+@pytest.mark.thorough
 def test_documents_expire(data: str, tmp_path: Path) -> None:
     folder, audit = tmp_path / "documents", tmp_path / "audit.jsonl"
     folder.mkdir()

@@ -522,8 +522,15 @@ def test_the_console_works_below_a_mount_point(service: Service, opened: Open) -
         assert [one for one in paths if not one.startswith(("/rag/debug/", "/rag/health"))] == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (400, "dark"),
+        pytest.param(1280, "dark", marks=pytest.mark.thorough),
+        pytest.param(400, "light", marks=pytest.mark.thorough),
+    ],
+)
 def test_the_console_is_accessible(service: Service, opened: Open, scheme: str, width: int) -> None:
     """axe-core finds no violation in any state of the page, and the page does not scroll sideways."""
     tab = opened(scheme=scheme, width=width)

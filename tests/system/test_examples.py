@@ -213,6 +213,7 @@ def test_fastapi_answers_callers_with_a_valid_token_from_their_own_documents(fol
         assert {"Question", "Answer", "Citation", "Turn"} <= set(schema)
 
 
+@pytest.mark.thorough
 def test_flask_answers_callers_with_a_known_token_from_their_own_documents(folder: Path) -> None:
     added = python(folder, "-m", *command("flask_app.py", "flask --app flask_app add"))
     assert re.search(r"^(3 added, 0|0 added, 3) unchanged, 0 failed$", added, re.MULTILINE)

@@ -15,7 +15,13 @@ import pytest
 
 from ragcore.testing import FakeEmbedder, OpenAIServer
 
-pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.blocking_allowed, pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.thorough,
+    pytest.mark.anyio,
+    pytest.mark.blocking_allowed,
+    pytest.mark.timeout(120),
+]
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "existing_tables.md"
 TEXTS = ("The deductible is 1,500 dollars a year.", "A visit to a specialist costs 40 dollars.")

@@ -160,7 +160,14 @@ async def until(what: str, seconds: float, condition: Any) -> None:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize(("name", "service", "command"), SERVICES, ids=[name for name, *_ in SERVICES])
+@pytest.mark.parametrize(
+    ("name", "service", "command"),
+    # One service of each kind runs at each change: on ASGI, and in threads.
+    [
+        pytest.param(*one, id=one[0], marks=() if one[0] in {"fastapi", "flask"} else pytest.mark.thorough)
+        for one in SERVICES
+    ],
+)
 async def test_the_service_of_each_page_works_as_written(
     name: str, service: str, command: str, tmp_path: Path, database: tuple[str, str]
 ) -> None:

@@ -99,6 +99,7 @@ def test_the_library_passes_the_ladder(tmp_path: Path) -> None:
     assert len((tmp_path / "requests.jsonl").read_text().splitlines()) > 391
 
 
+@pytest.mark.thorough
 def test_the_reference_application_passes_the_ladder_over_http(tmp_path: Path) -> None:
     done = run("ladder", "--quick", "--json", "--reference", "--levels", "1,5,20", out=tmp_path)
     values = json.loads(done.stdout)

@@ -12,7 +12,8 @@ import pytest
 from tests.conftest import outside
 from tests.support.environments import InstallError, environment
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+# Each test installs an environment of its own.
+pytestmark = [pytest.mark.system, pytest.mark.thorough, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,7 +17,13 @@ import pytest
 
 from ragcore.testing import OpenAIServer
 
-pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.blocking_allowed, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.thorough,
+    pytest.mark.anyio,
+    pytest.mark.blocking_allowed,
+    pytest.mark.timeout(300),
+]
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -171,8 +171,11 @@ CHECKS = [
 
 @pytest.mark.parametrize(
     ("user", "limit"),
-    [("ops", "0"), ("amara", "0"), ("amara", "30")],
-    ids=["an administrator", "a user", "a user with limits"],
+    [
+        pytest.param("ops", "0", id="an administrator", marks=pytest.mark.thorough),
+        pytest.param("amara", "0", id="a user"),
+        pytest.param("amara", "30", id="a user with limits", marks=pytest.mark.thorough),
+    ],
 )
 def test_a_fuzzer_finds_no_500(served: Served, tmp_path: Path, user: str, limit: str) -> None:
     """Run schemathesis with the application's own OpenAPI document."""

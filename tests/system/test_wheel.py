@@ -15,7 +15,7 @@ import pytest
 
 from ..conftest import ROOT, outside
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.thorough]
 
 LEAST = 0.99
 
