@@ -236,7 +236,7 @@ json.dump(failed, open(os.path.join(sys.argv[1], "failed.json"), "w"))
 def test_python_in_the_documents_runs(tmp_path: Path) -> None:
     programs = [(f"{page}-{number}", block) for page, number, block in BLOCKS if "def test_" not in block]
     assert len(programs) > 20
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", RUNNER, str(tmp_path)],
         input=json.dumps(programs),
         capture_output=True,
@@ -244,7 +244,7 @@ def test_python_in_the_documents_runs(tmp_path: Path) -> None:
         timeout=110,
         check=True,
     )
-    assert json.loads((tmp_path / "failed.json").read_text()) == {}
+    assert json.loads((tmp_path / "failed.json").read_text()) == {}, done.stdout[-4000:] + done.stderr[-4000:]
 
 
 @pytest.mark.system

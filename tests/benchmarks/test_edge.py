@@ -117,7 +117,7 @@ def test_a_run_during_which_other_programs_use_the_cpu_is_invalid() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.timeout(120)
-@pytest.mark.slow
+@pytest.mark.thorough
 async def test_a_server_with_one_queue_that_reads_every_body_is_found() -> None:
     load = Load(seconds=2.0, rounds=1, warm_up=0.5, settings=("alone", "similarity", "full_bodies"))
     async with served("tests.benchmarks.unfair", None) as (url, process):

@@ -35,6 +35,7 @@ async def ragcore(dsn: str, *words: str) -> subprocess.CompletedProcess[str]:
     return await anyio.to_thread.run_sync(run)
 
 
+@pytest.mark.thorough
 async def test_the_commands_of_the_manual_change_the_rollout(database: tuple[str, str]) -> None:
     dsn, owner = database
     await migrate(owner, model="fake", dimension=64, role="ragcore")

@@ -119,6 +119,7 @@ async def test_a_folder_keeps_its_version(folder: str, version: int) -> None:
             assert str(await asked(server, "show server_version")).startswith(str(version))
 
 
+@THOROUGH
 async def test_users_in_several_processes_come_and_go_in_any_order(folder: str) -> None:
     """A user that leaves and comes back keeps the server running, like any other user."""
     running = embedded.start(Path(folder))
@@ -241,6 +242,7 @@ async def test_folders_may_have_any_name(folder: str, name: str) -> None:
         assert await asked(server) == 1
 
 
+@THOROUGH
 async def test_a_socket_with_a_long_path_gets_its_own_folder(folder: str) -> None:
     async with embedded.server(Path(folder) / ("x" * 120)):
         cluster = Cluster(Path(folder) / ("x" * 120))
@@ -354,6 +356,7 @@ async def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPa
 
 
 @as_root
+@THOROUGH
 async def test_binaries_that_the_servers_user_can_not_reach_are_copied(
     folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -377,6 +380,7 @@ async def test_binaries_that_the_servers_user_can_not_reach_are_copied(
         shutil.rmtree(hidden)
 
 
+@THOROUGH
 async def test_a_folder_of_the_first_release_is_used_and_locked_for_other_users(folder: str) -> None:
     """The folder was created by initdb with trust, and a server of the first release still runs."""
     cluster = Cluster(Path(folder))
@@ -447,6 +451,7 @@ async def test_a_forked_child_is_not_a_user_of_the_server(folder: str) -> None:
         os.waitpid(child, 0)
 
 
+@THOROUGH
 async def test_a_changed_working_directory_does_not_change_the_folder_to_leave(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -481,6 +486,7 @@ async def test_a_user_that_leaves_quickly_does_not_stop_the_next_users_server(fo
         embedded.stop(Path(folder))
 
 
+@THOROUGH
 async def test_an_environment_for_another_database_changes_nothing(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

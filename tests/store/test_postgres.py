@@ -58,6 +58,7 @@ class TestExact(StoreContract):
             yield made
 
 
+@pytest.mark.thorough  # `test_elsewhere.TestBouncer` runs the contract through the index too
 class TestIndexed(TestExact):
     """The contract through the HNSW index, for tenants of any size."""
 

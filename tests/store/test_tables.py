@@ -49,6 +49,7 @@ async def create(owner_dsn: str, shape: Shape) -> None:
         await owner.close()
 
 
+@pytest.mark.thorough  # `test_table_writes.TestNotes` runs the contract over a table of the same kind
 class TestOrigin(StoreContract):
     """The reading half of the contract. The tests of the other half are None."""
 
@@ -802,7 +803,7 @@ async def test_each_kind_of_index_serves_the_searches(plain: tuple[str, str], ty
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("isolation", ["where", "rls"])
+@pytest.mark.parametrize("isolation", ["rls", pytest.param("where", marks=pytest.mark.thorough)])
 async def test_statements_are_right_with_each_plan(plain: tuple[str, str], isolation: str) -> None:
     """Each setting of the planner is tried alone, before and after ANALYZE. `MemoryStore` knows the right chunks."""
     await fill(plain[1], tenants=5, documents=4, chunks=5)

@@ -83,6 +83,7 @@ def test_a_question_is_answered_from_ingested_documents(data: str, tmp_path: Pat
     assert ragcore(data, "documents", "-t", "chen").stdout == ""
 
 
+@pytest.mark.thorough
 def test_a_tenant_can_be_shared(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "plan.md").write_text("The platinum plan costs $77.")
     assert ragcore(data, "ingest", str(tmp_path / "plan.md"), "-t", "plans").returncode == 0
@@ -98,6 +99,7 @@ def test_a_tenant_can_be_shared(data: str, tmp_path: Path, monkeypatch: pytest.M
     assert ragcore(data, "ask", "What does the platinum plan cost?", "-t", "someone").returncode == 2
 
 
+@pytest.mark.thorough
 def test_a_recommended_threshold_is_marked_and_says_what_it_costs(data: str, tmp_path: Path) -> None:
     texts = {
         "deductible": "Your deductible is $1,500.",

@@ -296,7 +296,8 @@ def test_ctrl_c_keeps_the_answers_so_far(folder: Path) -> None:
         process.kill()
         process.wait()
     assert process.returncode == 1
-    assert complaint.strip() == "stopped; the answers so far are in some.csv"
+    # On a busy machine, the log may also say that an answer was degraded.
+    assert complaint.strip().splitlines()[-1] == "stopped; the answers so far are in some.csv"
     with answered.open(newline="") as file:
         rows = list(csv.reader(file))
     assert 10 < len(rows) < 20_000
