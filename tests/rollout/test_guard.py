@@ -28,6 +28,7 @@ def judged(
     stable_errors: float = 0.01,
     share: float = 0.05,
     most: int = 2_000,
+    limit: float = math.inf,
 ) -> tuple[str, int]:
     """Simulate calls, and let the guard judge after each call of the candidate. Return its decision, and after how many of the candidate's calls."""
     draw, evidence = random.Random(seed), Evidence()
@@ -35,7 +36,9 @@ def judged(
         is_candidate = draw.random() < share
         fails = draw.random() < (errors if is_candidate else stable_errors)
         seconds = (slower if is_candidate else 1.0) * 2.0 * math.exp(draw.gauss(0, 0.6))
-        evidence.side("candidate" if is_candidate else "stable").count("failed" if fails else "ok", seconds)
+        side = evidence.side("candidate" if is_candidate else "stable")
+        late = is_candidate and seconds >= limit
+        side.count("late" if late else "failed" if fails else "ok", limit if late else seconds, limit=limit)
         if is_candidate:
             evidence.compare(("figures",) if draw.random() < wrong else ())
             verdict = guard.judge(evidence, seconds=1_000)
@@ -50,6 +53,21 @@ def judged(
 def test_a_bad_candidate_is_rolled_back_within_200_of_its_calls(candidate: dict[str, float]) -> None:
     found = [judged(seed, guard=Guard(), most=200, **candidate) for seed in range(SEEDS)]
     assert [action for action, _ in found].count("roll_back") >= SEEDS - 1
+
+
+def test_a_slow_candidate_whose_slowest_calls_run_out_of_time_still_seems_slow() -> None:
+    """Without the calls that were too late, the 95th percentile of a candidate that takes twice as long is only just beyond the limit."""
+    evidence, draw = Evidence(), random.Random(1)
+    for _ in range(4_000):
+        evidence.stable.count("ok", 2.0 * math.exp(draw.gauss(0, 0.6)), limit=10.0)
+        seconds = 4.0 * math.exp(draw.gauss(0, 0.6))
+        evidence.candidate.count("ok" if seconds < 10 else "late", min(seconds, 10.0), limit=10.0)
+    tail, other_tail = evidence.candidate.quantile(0.95), evidence.stable.quantile(0.95)
+    assert tail is not None
+    assert other_tail is not None
+    assert tail > 1.75 * other_tail
+    found = [judged(seed, guard=Guard(), most=200, slower=2.0, limit=10.0) for seed in range(4 * SEEDS)]
+    assert [action for action, _ in found].count("roll_back") >= 4 * SEEDS - 1
 
 
 def test_further_steps_need_more_evidence_so_all_steps_together_raise_few_false_alarms() -> None:

@@ -31,7 +31,7 @@ class Tally:
         hung: calls that had not returned one second after their time was over.
         degraded: answers with a fallback inside, such as a quotation.
         overtime: answers of the stable side that took longer than the part of a call's time that the candidate gets.
-        durations: answers by bucket of their seconds.
+        durations: answers, and calls whose time ran out, by bucket of their seconds.
     """
 
     calls: int = 0
@@ -55,6 +55,9 @@ class Tally:
         else:
             self.failed += 1
             self.hung += outcome == "hung"
+            # A call whose time ran out would have taken longer. Without these calls, a slow candidate would seem faster than it is.
+            if outcome in ("late", "hung"):
+                self.durations[_bucket(seconds)] += 1
 
     def add(self, other: Tally) -> None:
         """Add the calls of another process."""
@@ -66,7 +69,7 @@ class Tally:
         self.durations.update(other.durations)
 
     def quantile(self, share: float) -> float | None:
-        """Return the seconds within which this share of the answers arrived; None without answers."""
+        """Return the seconds within which this share of the answers arrived; None without answers. Calls whose time ran out count as answers."""
         left = math.ceil(share * self.durations.total())
         for bucket in sorted(self.durations):
             left -= self.durations[bucket]
