@@ -48,7 +48,12 @@ RECOVERY = 6.0
 
 @dataclass(slots=True)
 class Cell:
-    """The results of one fault at one stage and concurrency."""
+    """The results of one fault at one stage and concurrency.
+
+    Attributes:
+        slowest: seconds of the longest call.
+        overrun: seconds by which a call ended after its deadline, at most. Routine faults have a longer deadline than the others.
+    """
 
     stage: str
     fault: str
@@ -61,6 +66,7 @@ class Cell:
     wrong: int = 0
     foreign: int = 0
     slowest: float = 0.0
+    overrun: float = 0.0
     lag_ms: float = 0.0
     growth_mb: float = 0.0
     leaked_connections: int = 0
@@ -144,6 +150,7 @@ async def _ask(bench: Client, cell: Cell, deadline: float, lag: _Lag, number: in
     elapsed = anyio.current_time() - began
     cell.hung += scope.cancelled_caught
     cell.slowest = max(cell.slowest, elapsed)
+    cell.overrun = max(cell.overrun, elapsed - deadline)
     cell.late += elapsed - lag.worst > deadline + LATE
     if answer is not None:
         right = FACT in answer.text
