@@ -354,6 +354,19 @@ def answered(counter: collections.Counter[str]) -> float:
     return counter["answered"] / counter.total()
 
 
+async def writes_come_back(store: PgVectorStore | TableStore) -> None:
+    """Write until the promoted server accepts it."""
+    with anyio.fail_after(20):
+        while True:
+            try:
+                with deadline(5):
+                    await store.upsert([LETTER], tenant="b")
+                break
+            except RagcoreError:
+                await anyio.sleep(0.05)
+    assert await ids(store, query("glasses", tenant="b", mode="text")) == ["letter#0"]
+
+
 @on_servers
 async def test_reads_go_on_while_a_standby_and_the_primary_are_killed_and_writes_after_the_promotion() -> None:
     async with nodes(dimension=DIMENSION, standbys=2) as made:
@@ -393,15 +406,7 @@ async def test_reads_go_on_while_a_standby_and_the_primary_are_killed_and_writes
                 assert "replicas answer searches" in health.details["database"]["reason"]
                 counter.clear()
                 await first.promote()
-                with anyio.fail_after(20):
-                    while True:
-                        try:
-                            with deadline(5):
-                                await store.upsert([LETTER], tenant="b")
-                            break
-                        except RagcoreError:
-                            await anyio.sleep(0.05)
-                assert await ids(store, query("glasses", tenant="b", mode="text")) == ["letter#0"]
+                await writes_come_back(store)
                 await anyio.sleep(0.5)
                 assert answered(counter) >= 0.95, counter
             messages = [finding.message for finding in (await store.inspect()).findings()]
@@ -450,15 +455,7 @@ async def test_an_existing_table_is_read_and_written_on_while_servers_are_killed
                 assert answered(counter) >= 0.95, counter
                 counter.clear()
                 await first.promote()
-                with anyio.fail_after(20):
-                    while True:
-                        try:
-                            with deadline(5):
-                                await writer.upsert([LETTER], tenant="b")
-                            break
-                        except RagcoreError:
-                            await anyio.sleep(0.05)
-                assert await ids(writer, query("glasses", tenant="b", mode="text")) == ["letter#0"]
+                await writes_come_back(writer)
                 await anyio.sleep(0.5)
                 assert answered(counter) >= 0.95, counter
 

