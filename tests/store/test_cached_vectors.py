@@ -13,7 +13,6 @@ from ragcore import RAG, CachedEmbedder, Config, ConfigurationError, Document, M
 from ragcore.events import Event, subscribe
 from ragcore.protocols import VectorCache
 from ragcore.resilience import flow
-from ragcore.store import migrate
 from ragcore.testing import FakeEmbedder, FakeGenerator
 from ragcore.types.secret import Secret
 
@@ -26,12 +25,6 @@ KEY = Secret("a secret of a team")
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture
-async def migrated(database: tuple[str, str]) -> tuple[str, str]:
-    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
-    return database
 
 
 @pytest.fixture

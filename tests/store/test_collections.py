@@ -25,9 +25,8 @@ def embedder(model: str = "fake", dimension: int = DIMENSION) -> FakeEmbedder:
 
 
 @pytest.fixture
-async def old(database: tuple[str, str]) -> AsyncIterator[PgVectorStore]:
-    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
-    async with PgVectorStore(database[0]) as store:
+async def old(migrated: tuple[str, str]) -> AsyncIterator[PgVectorStore]:
+    async with PgVectorStore(migrated[0]) as store:
         yield store
 
 
@@ -131,24 +130,24 @@ async def again(database: tuple[str, str], source: str, target: str, made: FakeE
 
 
 async def test_a_collection_is_embedded_again_and_switched_and_switched_back(
-    database: tuple[str, str], old: PgVectorStore
+    migrated: tuple[str, str], old: PgVectorStore
 ) -> None:
     await ingest(old, embedder(), DOCUMENTS)
     await ingest(old, embedder(), DOCUMENTS[:3], tenant="b")
     new = embedder("new", 32)
-    assert await again(database, "ragcore", "renewed", new) == (33, 0, 0)
-    assert await again(database, "ragcore", "renewed", new) == (0, 0, 0)
+    assert await again(migrated, "ragcore", "renewed", new) == (33, 0, 0)
+    assert await again(migrated, "ragcore", "renewed", new) == (0, 0, 0)
     # Later changes and deletions.
     changed = Document("d1", "the deductible of plan 1 is quite another")
     assert await ingest(old, embedder(), [changed, Document("late", "a late document")]) == 2
     assert await old.delete(["d2"], tenant="a") == 1
-    async with PgVectorStore(database[0], schema="renewed") as renewed:
+    async with PgVectorStore(migrated[0], schema="renewed") as renewed:
         with pytest.raises(
             ConfigurationError, match=r"ragcore is in use, and 2 documents.*reembed --from ragcore --to renewed"
         ):
             await renewed.hashes(None, tenant="a")
-    assert await again(database, "ragcore", "renewed", new) == (2, 0, 0)
-    async with PgVectorStore(database[0], schema="renewed") as renewed:
+    assert await again(migrated, "ragcore", "renewed", new) == (2, 0, 0)
+    async with PgVectorStore(migrated[0], schema="renewed") as renewed:
         assert await renewed.hashes(None, tenant="a") == await old.hashes(None, tenant="a")
         async with Retriever(store=renewed, embedder=embedder("new", 32)) as retriever:
             found = await retriever.retrieve("the deductible of plan 7 is 700", tenant="a")
@@ -159,29 +158,29 @@ async def test_a_collection_is_embedded_again_and_switched_and_switched_back(
         assert await renewed.delete(["d9"], tenant="a") == 1
         assert "d9" not in await old.hashes(None, tenant="a")
     with pytest.raises(ConfigurationError, match="renewed is in use"):
-        await again(database, "ragcore", "renewed", new)
-    async with PgVectorStore(database[0]) as back:
+        await again(migrated, "ragcore", "renewed", new)
+    async with PgVectorStore(migrated[0]) as back:
         with pytest.raises(ConfigurationError, match="renewed is in use, and 1 documents"):
             await back.hashes(None, tenant="a")
-    assert await again(database, "renewed", "ragcore", embedder()) == (1, 0, 0)
-    async with PgVectorStore(database[0]) as back:
+    assert await again(migrated, "renewed", "ragcore", embedder()) == (1, 0, 0)
+    async with PgVectorStore(migrated[0]) as back:
         assert "newest" in await back.hashes(None, tenant="a")
         assert await ingest(back, embedder(), [Document("newest", "only here")]) == 0
 
 
-async def test_an_erased_tenant_is_erased_in_every_collection(database: tuple[str, str], old: PgVectorStore) -> None:
+async def test_an_erased_tenant_is_erased_in_every_collection(migrated: tuple[str, str], old: PgVectorStore) -> None:
     await ingest(old, embedder(), DOCUMENTS)
-    await again(database, "ragcore", "second", embedder("new", 8))
-    await again(database, "ragcore", "third", embedder("newer", 16))
+    await again(migrated, "ragcore", "second", embedder("new", 8))
+    await again(migrated, "ragcore", "third", embedder("newer", 16))
     assert await old.delete([document.id for document in DOCUMENTS], tenant="a") == 30
-    owner = await asyncpg.connect(database[1])
+    owner = await asyncpg.connect(migrated[1])
     for schema in ("ragcore", "second", "third"):
         for table in ("document", "chunk", "posting"):
             assert await owner.fetchval(f"select count(*) from {schema}.{table}") == 0
     await owner.close()
 
 
-async def test_an_interrupted_reembedding_is_continued(database: tuple[str, str], old: PgVectorStore) -> None:
+async def test_an_interrupted_reembedding_is_continued(migrated: tuple[str, str], old: PgVectorStore) -> None:
     await ingest(old, embedder(), [Document(f"d{n}", f"text {n}") for n in range(600)])
     new = embedder("new", 8)
     async with new:
@@ -193,31 +192,31 @@ async def test_an_interrupted_reembedding_is_continued(database: tuple[str, str]
                 if len(done) == 300:
                     raise RuntimeError("stop")
 
-            await reembed(database[1], source="ragcore", target="again", embedder=new, role="ragcore", progress=stop)
-    documents, _, differing = await again(database, "ragcore", "again", new)
+            await reembed(migrated[1], source="ragcore", target="again", embedder=new, role="ragcore", progress=stop)
+    documents, _, differing = await again(migrated, "ragcore", "again", new)
     assert 0 < documents <= 301
     assert differing == 0
 
 
 async def test_reembedding_embeds_the_text_that_the_collection_records(
-    database: tuple[str, str], old: PgVectorStore
+    migrated: tuple[str, str], old: PgVectorStore
 ) -> None:
     document = Document("d", "# Costs\n\n" + "It is $1,500. " * 100, title="Gold")
     async with embedder() as made:
         ingestor = Ingestor(embedder=made, store=old, chunk_tokens=60, embed_text="headings+text")
         await ingestor.add([document], tenant="a")
     new = embedder("new", 8)
-    assert await again(database, "ragcore", "again", new) == (1, 0, 0)
+    assert await again(migrated, "ragcore", "again", new) == (1, 0, 0)
     assert [text for call in new.calls for text in call] == [text for call in made.calls for text in call]
     assert made.calls[0][1].startswith("Gold › Costs\n\nIt is")
-    async with PgVectorStore(database[0], schema="again") as store:
+    async with PgVectorStore(migrated[0], schema="again") as store:
         assert await store.recorded_embed_text() == "headings+text"
 
 
 async def test_the_role_may_record_the_text_to_embed_and_change_no_other_setting(
-    database: tuple[str, str], old: PgVectorStore
+    migrated: tuple[str, str], old: PgVectorStore
 ) -> None:
-    connection = await asyncpg.connect(database[0])
+    connection = await asyncpg.connect(migrated[0])
     assert await connection.fetchval("select ragcore.record_embed_text('text')") == "headings+text"
     with pytest.raises(asyncpg.InvalidParameterValueError, match="embed_text can't be"):
         await connection.fetchval("select ragcore.record_embed_text('anything')")

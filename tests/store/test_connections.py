@@ -31,12 +31,6 @@ AT_ONCE = 8
 
 
 @pytest.fixture
-async def migrated(database: tuple[str, str]) -> tuple[str, str]:
-    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
-    return database
-
-
-@pytest.fixture
 async def store(migrated: tuple[str, str]) -> AsyncIterator[PgVectorStore]:
     async with PgVectorStore(migrated[0], pool_size=AT_ONCE) as store:
         await store.upsert([PLAN, OLD, LETTER], tenant="a")

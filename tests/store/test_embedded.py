@@ -255,6 +255,7 @@ async def test_a_socket_with_a_long_path_gets_its_own_folder(folder: str) -> Non
 
 async def test_a_socket_folder_of_someone_else_is_not_used(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")  # the last folder that is tried, so there is no other
     place = Cluster(Path(folder) / ("x" * 120)).socket_folder
     assert place is not None
     os.chmod(place, 0o755)

@@ -77,9 +77,8 @@ async def test_a_collection_that_is_embedded_again_expires_as_the_old_one_did(da
             assert await second.expire() == {}
 
 
-async def test_an_ingest_that_changes_only_the_expiry_is_an_update(database: tuple[str, str]) -> None:
-    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
-    async with PgVectorStore(database[0]) as store, FakeEmbedder(dimension=DIMENSION) as embedder:
+async def test_an_ingest_that_changes_only_the_expiry_is_an_update(migrated: tuple[str, str]) -> None:
+    async with PgVectorStore(migrated[0]) as store, FakeEmbedder(dimension=DIMENSION) as embedder:
         ingestor = Ingestor(embedder=embedder, store=store)
         text = "the letter is about glasses"
         for expires_at, found in ((None, ["d:0"]), (FUTURE, ["d:0"]), (PAST, []), (None, ["d:0"])):
@@ -90,9 +89,8 @@ async def test_an_ingest_that_changes_only_the_expiry_is_an_update(database: tup
             assert (await ingestor.add([Document("d", text, expires_at=expires_at)], tenant="a")).unchanged == 1
 
 
-async def test_documents_written_by_the_previous_release_never_expire(database: tuple[str, str]) -> None:
-    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
-    connection = await asyncpg.connect(database[0])
+async def test_documents_written_by_the_previous_release_never_expire(migrated: tuple[str, str]) -> None:
+    connection = await asyncpg.connect(migrated[0])
     async with connection.transaction():
         await connection.execute("select set_config('ragcore.tenant', 'a', true)")
         await connection.execute(
@@ -102,18 +100,17 @@ async def test_documents_written_by_the_previous_release_never_expire(database: 
             "insert into ragcore.chunk (tenant, id, document_id, position, text) values ('a', 'd:0', 'd', 0, 'glasses')"
         )
     await connection.close()
-    async with PgVectorStore(database[0]) as store:
+    async with PgVectorStore(migrated[0]) as store:
         assert await ids(store, query("glasses", mode="text")) == ["d:0"]
         assert await store.expire() == {}
 
 
-async def test_the_previous_release_replaces_a_document_that_expires(database: tuple[str, str]) -> None:
+async def test_the_previous_release_replaces_a_document_that_expires(migrated: tuple[str, str]) -> None:
     """The statements of that release don't set an expiry. So the document that replaces an expired one does not expire."""
-    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
-    async with PgVectorStore(database[0]) as store:
+    async with PgVectorStore(migrated[0]) as store:
         for name, expires_at in (("late", PAST), ("early", FUTURE)):
             await store.upsert([expiring(LETTER, expires_at, name)], tenant="a")
-            connection = await asyncpg.connect(database[0])
+            connection = await asyncpg.connect(migrated[0])
             async with connection.transaction():
                 await connection.execute("select set_config('ragcore.tenant', 'a', true)")
                 await connection.execute(
@@ -137,10 +134,9 @@ async def test_the_previous_release_replaces_a_document_that_expires(database: t
         assert await store.expire() == {"a": 1}
 
 
-async def test_expired_chunks_do_not_displace_others(database: tuple[str, str]) -> None:
+async def test_expired_chunks_do_not_displace_others(migrated: tuple[str, str]) -> None:
     """Many expired letters with the same words are still stored."""
-    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
-    async with PgVectorStore(database[0]) as store:
+    async with PgVectorStore(migrated[0]) as store:
         texts = [f"zebra crossing {number}" for number in range(50)]
         for number in range(60):
             await store.upsert([expiring(embedded(f"old{number}", *texts), PAST, f"old{number}")], tenant="a")

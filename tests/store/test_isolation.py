@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 
 import anyio
@@ -24,25 +25,39 @@ Admin = asyncpg.Connection
 
 
 @pytest.fixture
-async def migrated(database: tuple[str, str]) -> tuple[str, str]:
-    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
-    return database
-
-
-@pytest.fixture
-async def admin(database: tuple[str, str]) -> AsyncIterator[Admin]:
-    connection = await asyncpg.connect(database[1])
+async def admin(migrated: tuple[str, str]) -> AsyncIterator[Admin]:
+    connection = await asyncpg.connect(migrated[1])
     yield connection
     await connection.close()
 
 
 @pytest.fixture
-async def role(admin: Admin) -> AsyncIterator[str]:
-    """A role for one test."""
+async def admin_of_empty(database: tuple[str, str]) -> AsyncIterator[Admin]:
+    connection = await asyncpg.connect(database[1])
+    yield connection
+    await connection.close()
+
+
+@asynccontextmanager
+async def _role(admin: Admin) -> AsyncIterator[str]:
     name = f"role_{os.urandom(4).hex()}"
     await admin.execute(f"create role {name} login")
     yield name
     await admin.execute(f"drop owned by {name}; drop role {name}")
+
+
+@pytest.fixture
+async def role(admin: Admin) -> AsyncIterator[str]:
+    """A role for one test."""
+    async with _role(admin) as name:
+        yield name
+
+
+@pytest.fixture
+async def role_of_empty(admin_of_empty: Admin) -> AsyncIterator[str]:
+    """A role for one test of a database that is not migrated."""
+    async with _role(admin_of_empty) as name:
+        yield name
 
 
 UNSAFE = {
@@ -169,10 +184,10 @@ async def test_temporary_types_of_a_session_never_run_as_the_owner(
 
 
 async def test_objects_in_public_do_not_run_in_a_migration_or_a_search(
-    database: tuple[str, str], admin: Admin, role: str
+    database: tuple[str, str], admin_of_empty: Admin, role_of_empty: str
 ) -> None:
-    await admin.execute(f"grant create on schema public to {role}; create extension vector")
-    hostile = await asyncpg.connect(database[0].replace("ragcore@", f"{role}@"))
+    await admin_of_empty.execute(f"grant create on schema public to {role_of_empty}; create extension vector")
+    hostile = await asyncpg.connect(database[0].replace("ragcore@", f"{role_of_empty}@"))
     await hostile.execute(
         """
         create function public.evil(integer, float8) returns float8 language plpgsql as
@@ -192,9 +207,11 @@ async def test_objects_in_public_do_not_run_in_a_migration_or_a_search(
             assert len((await store.scores(embed_words("q", DIMENSION), tenant="a")).scores) == 3
 
 
-async def test_a_schema_of_another_role_is_not_migrated(database: tuple[str, str], admin: Admin, role: str) -> None:
-    await admin.execute(f"create schema theirs authorization {role}")
-    with pytest.raises(ConfigurationError, match=f"belongs to {role}"):
+async def test_a_schema_of_another_role_is_not_migrated(
+    database: tuple[str, str], admin_of_empty: Admin, role_of_empty: str
+) -> None:
+    await admin_of_empty.execute(f"create schema theirs authorization {role_of_empty}")
+    with pytest.raises(ConfigurationError, match=f"belongs to {role_of_empty}"):
         await migrate(database[1], model="fake", dimension=3, role="ragcore", schema="theirs")
 
 
@@ -254,14 +271,14 @@ async def test_a_missing_right_is_named_with_its_grant(
 
 
 async def test_a_schema_of_pgvector_that_the_role_may_not_use_is_reported(
-    database: tuple[str, str], admin: Admin
+    database: tuple[str, str], admin_of_empty: Admin
 ) -> None:
-    await admin.execute("create schema extensions; create extension vector schema extensions")
+    await admin_of_empty.execute("create schema extensions; create extension vector schema extensions")
     await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")  # grants the rights that it may grant
     async with PgVectorStore(database[0]) as store:
         await store.upsert([PLAN], tenant="a")
         assert len(await store.search(query("deductible", mode="hybrid"))) == 3
-    await admin.execute("revoke usage on schema extensions from ragcore")
+    await admin_of_empty.execute("revoke usage on schema extensions from ragcore")
     async with PgVectorStore(database[0]) as store:
         for call in (lambda: store.ping(), lambda: store.search(query("q"))):
             with pytest.raises(ConfigurationError, match='grant usage on schema "?extensions"? to'):
@@ -328,12 +345,12 @@ async def test_settings_of_the_session_change_nothing(migrated: tuple[str, str],
 
 
 async def test_row_level_security_binds_an_owner_that_is_not_a_superuser(
-    database: tuple[str, str], admin: Admin
+    database: tuple[str, str], admin_of_empty: Admin
 ) -> None:
     """Such an owner can count and migrate. Without a tenant it sees no row."""
-    name = await admin.fetchval("select current_database()")
+    name = await admin_of_empty.fetchval("select current_database()")
     owner_role = f"owner_of_{name}"
-    await admin.execute(
+    await admin_of_empty.execute(
         f"create role {owner_role} login; create extension vector; alter database {name} owner to {owner_role}"
     )
     dsn = database[1].replace("postgres@", f"{owner_role}@")
@@ -373,8 +390,8 @@ async def test_a_role_that_counts_without_being_the_owner_sees_nothing(migrated:
         await plain.close()
 
 
-async def test_inspecting_needs_no_schema(database: tuple[str, str], admin: Admin) -> None:
-    await admin.execute("create extension vector")
+async def test_inspecting_needs_no_schema(database: tuple[str, str], admin_of_empty: Admin) -> None:
+    await admin_of_empty.execute("create extension vector")
     plain = await asyncpg.connect(database[0])
     found = await inspect(plain, parse(database[0]))
     await plain.close()

@@ -11,10 +11,9 @@ import asyncpg
 import pytest
 
 from ragcore import Overloaded, PgVectorStore, meta
-from ragcore.store import migrate
 from ragcore.types import Mode
 
-from .contract import DIMENSION, embedded, query
+from .contract import embedded, query
 
 pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 TENANTS = 20
@@ -23,9 +22,8 @@ STABLE, MOVING = 6, 6
 
 
 @pytest.fixture
-async def dsns(database: tuple[str, str]) -> tuple[str, str]:
-    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
-    return database
+async def dsns(migrated: tuple[str, str]) -> tuple[str, str]:
+    return migrated
 
 
 class Tenant:

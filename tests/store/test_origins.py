@@ -11,11 +11,11 @@ import pytest
 
 from ragcore import EmbeddedDocument, InvalidInput, MemoryStore, Overloaded, PgVectorStore, StoreError
 from ragcore.protocols import OriginStore
-from ragcore.store import migrate, reembed
+from ragcore.store import reembed
 from ragcore.testing import FakeEmbedder
 from ragcore.types import Origin
 
-from .contract import DIMENSION, embedded
+from .contract import embedded
 
 pytestmark = pytest.mark.anyio
 
@@ -99,12 +99,6 @@ class TestMemoryStore:
                 1 / 0  # noqa: B018
         async with store.lock_sources(["/srv/a", "/srv/a"], tenant="a"):
             pass
-
-
-@pytest.fixture
-async def migrated(database: tuple[str, str]) -> tuple[str, str]:
-    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
-    return database
 
 
 @pytest.mark.system

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ragcore import EmbeddedDocument, MemoryStore, PgVectorStore, Query, meta
-from ragcore.store import migrate, share
+from ragcore.store import share
 from ragcore.testing.fakes import embed_words
 
 from .contract import DIMENSION, MODES, embedded
@@ -71,19 +71,19 @@ def shapes(count: int) -> list[Shape]:
 
 
 @pytest.mark.parametrize("shape", shapes(1), ids=str)
-async def test_statements_are_right_for_a_sample_of_shapes(database: tuple[str, str], shape: Shape) -> None:
-    await compare(database, shape, PLANNER)
+async def test_statements_are_right_for_a_sample_of_shapes(migrated: tuple[str, str], shape: Shape) -> None:
+    await compare(migrated, shape, PLANNER)
 
 
 @pytest.mark.thorough
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("first", range(0, 204, 12))
-async def test_statements_are_right_for_every_shape(server: tuple[str, str], first: int) -> None:
+async def test_statements_are_right_for_every_shape(server: tuple[str, str], template: str, first: int) -> None:
     for shape in shapes(204)[first : first + 12]:
         admin = await asyncpg.connect(server[1])
         name = f"plans_{shape.seed}"
         await admin.execute(f"drop database if exists {name} with (force)")
-        await admin.execute(f"create database {name}")
+        await admin.execute(f"create database {name} template {template}")
         plain, owner = (dsn.replace("/ragcore?", f"/{name}?") for dsn in server)
         try:
             await compare((plain, owner), shape, PLANNER)
@@ -92,17 +92,16 @@ async def test_statements_are_right_for_every_shape(server: tuple[str, str], fir
             await admin.close()
 
 
-async def compare(database: tuple[str, str], shape: Shape, planner: Sequence[str]) -> None:
-    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
+async def compare(dsns: tuple[str, str], shape: Shape, planner: Sequence[str]) -> None:
     memory = MemoryStore()
-    async with memory, PgVectorStore(database[0]) as store:
+    async with memory, PgVectorStore(dsns[0]) as store:
         for tenant in range(shape.tenants):
             documents = shape.documents_of(tenant)
             await store.upsert(documents, tenant=f"t{tenant}")
             await memory.upsert(documents, tenant=f"t{tenant}")
-        await share(database[1], SHARED)
+        await share(dsns[1], SHARED)
         memory.share(SHARED)
-        owner = await asyncpg.connect(database[1])
+        owner = await asyncpg.connect(dsns[1])
         name = await owner.fetchval("select current_database()")
         for analyzed in (False, True):
             if analyzed:
@@ -111,7 +110,7 @@ async def compare(database: tuple[str, str], shape: Shape, planner: Sequence[str
                 await owner.execute(f"alter database {name} reset all")
                 if setting:
                     await owner.execute(f"alter database {name} set {setting}")
-                await _compare_statements(database[0], memory, shape, f"{shape}, analyzed: {analyzed}, {setting}")
+                await _compare_statements(dsns[0], memory, shape, f"{shape}, analyzed: {analyzed}, {setting}")
         await owner.close()
 
 

@@ -41,12 +41,6 @@ from .contract import DIMENSION, PLAN, StoreContract, embedded, query
 pytestmark = pytest.mark.system
 
 
-@pytest.fixture
-async def migrated(database: tuple[str, str]) -> tuple[str, str]:
-    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
-    return database
-
-
 class TestExact(StoreContract):
     @pytest.fixture
     def anyio_backend(self) -> str:

@@ -51,11 +51,10 @@ class Processes:
 
 
 @pytest.fixture
-async def processes(database: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Processes]:
-    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
+async def processes(migrated: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Processes]:
     monkeypatch.setattr(sharing, "EXCHANGE_EVERY", 0.1)
     async with AsyncExitStack() as stack:
-        yield Processes(*database, stack)
+        yield Processes(*migrated, stack)
 
 
 async def until(condition: Any) -> None:

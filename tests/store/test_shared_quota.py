@@ -33,7 +33,6 @@ from ragcore import (
 )
 from ragcore.generation import at_once
 from ragcore.protocols import Allowance, Ledger, Limits
-from ragcore.store import migrate
 from ragcore.testing import FakeEmbedder, FakeGenerator
 from tests.pace import in_time
 
@@ -106,11 +105,10 @@ class Crowd:
 
 
 @pytest.fixture
-async def crowd(database: tuple[str, str]) -> AsyncIterator[Crowd]:
+async def crowd(migrated: tuple[str, str]) -> AsyncIterator[Crowd]:
     """Clients of a migrated database; they are closed after the test."""
-    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
     async with AsyncExitStack() as stack:
-        yield Crowd(*database, stack)
+        yield Crowd(*migrated, stack)
 
 
 def late_store(one: RAG) -> Late:

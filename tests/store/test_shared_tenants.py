@@ -18,12 +18,6 @@ pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.parametrize("an
 NAMING = "select set_config('ragcore.tenant', 'a', false), set_config('ragcore.shared', '{plans,b}', false)"
 
 
-@pytest.fixture
-async def migrated(database: tuple[str, str]) -> tuple[str, str]:
-    await migrate(database[1], model="fake", dimension=DIMENSION, role="ragcore")
-    return database
-
-
 @pytest.mark.parametrize("exact_rows", [None, 0])
 async def test_a_shared_tenant_is_searched_if_it_is_named_and_marked(
     migrated: tuple[str, str], exact_rows: int | None

@@ -12,7 +12,7 @@ import asyncpg
 from ragcore.store import embedded, migrate
 from ragcore.testing import FaultProxy, OpenAIServer
 
-__all__ = ["DIMENSION", "ROLE", "Addresses", "Servers", "servers"]
+__all__ = ["DIMENSION", "ROLE", "Addresses", "Servers", "servers", "without_fsync"]
 
 DIMENSION = 64
 ROLE = "ragcore"
@@ -100,3 +100,11 @@ async def servers(
         stack.push_async_callback(owner.close, timeout=1)
         wires = (embedding_wire, reranking_wire, model_wire, database_wire)
         yield Servers(addresses, embedding, reranking, model, *wires, owner)
+
+
+async def without_fsync(owner: str) -> None:
+    """Let the server skip waiting for the disk: no test needs its data after a crash of the machine, and each `drop database` waits for a checkpoint."""
+    connection = await asyncpg.connect(owner)
+    await connection.execute("alter system set fsync = off")
+    await connection.execute("select pg_reload_conf()")
+    await connection.close()

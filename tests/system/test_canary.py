@@ -33,7 +33,6 @@ from ragcore import (
     Turn,
     meta,
 )
-from ragcore.store import migrate
 from ragcore.testing import Fail, FakeEmbedder, Hang, OpenAIServer, Slow
 from ragcore.types import Chunk
 
@@ -99,10 +98,9 @@ async def model() -> AsyncIterator[OpenAIServer]:
 
 
 @pytest.fixture
-async def migrated(database: tuple[str, str]) -> tuple[str, str]:
+async def migrated(migrated: tuple[str, str]) -> tuple[str, str]:
     """Return (plain DSN, owner DSN) of a migrated database. The plain DSN contains a password."""
-    await migrate(database[1], model="fake", dimension=64, role="ragcore")
-    return database[0].replace("ragcore@", f"ragcore:{PASSWORD}@"), database[1]
+    return migrated[0].replace("ragcore@", f"ragcore:{PASSWORD}@"), migrated[1]
 
 
 def environment(dsn: str, model: OpenAIServer) -> dict[str, str]:

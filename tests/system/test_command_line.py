@@ -14,7 +14,8 @@ import anyio
 import pytest
 
 from ragcore.demo.questions import DOCUMENTS
-from ragcore.store import migrate
+from ragcore.store import embedded, migrate
+from tests.support.servers import without_fsync
 
 pytestmark = pytest.mark.system
 
@@ -27,8 +28,15 @@ NOWHERE = {
 
 @pytest.fixture(scope="module")
 def data() -> Iterator[str]:
+    """Return the folder of a database with a collection, and keep its server running: other tests start and stop it with each command."""
     with tempfile.TemporaryDirectory(prefix="ragcore-cli-") as folder:
-        yield folder
+        running = embedded.start(Path(folder))
+        try:
+            anyio.run(without_fsync, running.owner_dsn.reveal())
+            assert ragcore(folder, "ingest", str(DOCUMENTS / "chen"), "--tenant", "first").returncode == 0
+            yield folder
+        finally:
+            embedded.stop(Path(folder))
 
 
 def ragcore(data: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -207,8 +215,6 @@ def test_the_doctor_checks_each_part_and_reports_problems(data: str) -> None:
 def test_an_error_is_one_line_and_an_exit_code(
     data: str, arguments: tuple[str, ...], environment: dict[str, str], code: int, said: str
 ) -> None:
-    if not (Path(data) / "postgres").exists():  # the test may be the first of its process
-        assert ragcore(data, "ingest", str(DOCUMENTS / "chen"), "--tenant", "chen").returncode == 0
     done = ragcore(data, *arguments, **environment)
     assert done.returncode == code, done.stderr
     assert said in done.stderr

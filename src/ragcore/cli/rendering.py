@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ragcore.cli.doctor import Check
 from ragcore.cli.session import messages, print_json, results
 from ragcore.config import EXTRACTIVE
 from ragcore.types import Answer, Degradation, IngestReport, Passage, Retrieval
+
+if TYPE_CHECKING:  # the doctor's module imports all stores
+    from ragcore.cli.doctor import Check
 
 __all__ = [
     "ingest_progress",

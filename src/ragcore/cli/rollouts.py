@@ -17,7 +17,9 @@ from ragcore.protocols import RolloutStore
 
 __all__ = ["app"]
 
-app: typer.Typer = typer.Typer(help="Show and change the rollouts whose state is in PostgreSQL.", no_args_is_help=True)
+app: typer.Typer = typer.Typer(
+    help="Show and change the rollouts whose state is in PostgreSQL.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Name = Annotated[
     str | None, typer.Argument(help="The name of the rollout. Not needed if there is only one.", show_default=False)

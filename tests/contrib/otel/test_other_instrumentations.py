@@ -15,7 +15,6 @@ from tests.contrib.otel.recorded import DOCUMENTS, QUESTION, Recorded, rag_of
 from ragcore import RAG, Generation, PgVectorStore, Prompt, Retriever, Settings
 from ragcore.generation.prompt import render
 from ragcore.generation.streams import at_once
-from ragcore.store import migrate
 from ragcore.testing import FakeEmbedder, FakeGenerator, FakeStore, OpenAIServer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.blocking_allowed, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
@@ -108,10 +107,9 @@ async def test_a_generator_of_ones_own_is_traced_once_if_ragcore_leaves_it_out(
 @pytest.mark.usefixtures("_asyncpg_is_instrumented")
 @pytest.mark.parametrize("suppress", [False, True])
 async def test_the_statements_of_a_search_are_in_its_span_or_suppressed(
-    database: tuple[str, str], recorded: Recorded, suppress: bool
+    migrated: tuple[str, str], recorded: Recorded, suppress: bool
 ) -> None:
-    await migrate(database[1], model="fake", dimension=64, role="ragcore")
-    retriever = Retriever(store=PgVectorStore(database[0]), embedder=FakeEmbedder())
+    retriever = Retriever(store=PgVectorStore(migrated[0]), embedder=FakeEmbedder())
     async with RAG(retriever=retriever, generator=FakeGenerator(), settings=Settings(watchdog=False)) as rag:
         await rag.add(DOCUMENTS, tenant="m")
         await rag.ask(QUESTION, tenant="m")

@@ -11,7 +11,6 @@ import pytest
 import ragcore
 from ragcore import ConfigurationError, Document, InvalidInput, StoreError, Unreadable
 from ragcore.ingest import Entry, QuerySource
-from ragcore.store import migrate
 from ragcore.testing import FakeEmbedder, FakeGenerator
 
 pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
@@ -66,11 +65,10 @@ async def test_each_row_is_a_document(dsn: str) -> None:
     assert bad[2][0] == "6"
 
 
-async def test_the_store_keeps_in_step_with_a_query(dsn: str, database: tuple[str, str]) -> None:
-    await migrate(database[1], model="fake", dimension=64, role="ragcore")
+async def test_the_store_keeps_in_step_with_a_query(dsn: str, migrated: tuple[str, str]) -> None:
     owner = await asyncpg.connect(dsn)
     await owner.execute("insert into article select n, 'Text ' || n, 'T' from generate_series(10, 100) as n")
-    async with ragcore.PgVectorStore(database[0]) as store, FakeEmbedder(dimension=64) as embedder:
+    async with ragcore.PgVectorStore(migrated[0]) as store, FakeEmbedder(dimension=64) as embedder:
         retriever = ragcore.Retriever(store=store, embedder=embedder)
         async with ragcore.RAG(retriever=retriever, generator=FakeGenerator()) as rag:
             source = QuerySource(QUERY, dsn=dsn, name="articles")
