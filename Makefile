@@ -18,14 +18,20 @@ ifeq ($(shell test -x $(BIN)/python && $(BIN)/python -c 'import importlib.util a
 $(shell rm -f $(VENV)/.dev $(VENV)/.demo)
 endif
 
-.PHONY: demo test test-all check coverage bench docs serve-docs format clean lowest mutants audit lock
+.PHONY: demo test test-all check lint types unit tests manual coverage bench docs serve-docs format clean lowest mutants audit lock
 
 demo: $(VENV)/.demo
 	@$(BIN)/python -m ragcore.demo
 
-test: $(VENV)/.dev check
-	$(BIN)/python -m pytest -m "(system or slow) and not thorough" -n 4 --dist worksteal
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir $(VENV)/site
+test: lint
+	@$(MAKE) --no-print-directory -j 2 types tests manual
+
+# One run for unit and system tests, because each process imports all tests first.
+tests: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not thorough" -n 4 --dist worksteal
+
+manual: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --site-dir $(VENV)/site
 
 # Runs all tests, including those that take long: all shapes of the plan tests, long property tests, the whole fault matrix. Takes an hour or more.
 test-all: $(VENV)/.dev test
@@ -38,10 +44,17 @@ test-all: $(VENV)/.dev test
 coverage: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not thorough" -n 3 --dist worksteal --cov --cov-report=term-missing:skip-covered
 
-check: $(VENV)/.dev
+check: lint
+	@$(MAKE) --no-print-directory -j 2 types unit
+
+lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
 	$(BIN)/python -m mypy
+
+unit: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not system and not slow and not thorough" -n 3 --dist worksteal
 
 format: $(VENV)/.dev

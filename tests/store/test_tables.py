@@ -21,8 +21,10 @@ from ragcore import (
     Found,
     InvalidInput,
     Passage,
+    PgVectorStore,
     RagcoreError,
     Store,
+    StoreError,
     Table,
     TableStore,
     Unsupported,
@@ -665,6 +667,63 @@ async def test_explain_names_the_index_that_is_missing(plain: tuple[str, str]) -
             for one in explanation.advice
         )
         assert "Node Type" in explanation.plan
+
+
+@pytest.mark.anyio
+async def test_recall_is_measured_for_a_tenant(plain: tuple[str, str]) -> None:
+    await fill(plain[1], documents=20, chunks=20)
+    mine = uuid_of("t0")
+    async with TableStore(plain[0], MAPPED, exact_rows=0) as store:
+        measured = await store.measure_recall(tenant=mine, sample=20)
+        assert (measured.samples, measured.complete, measured.by_tenant.keys()) == (20, True, {mine})
+        assert measured.recall == measured.indexed_recall == 1.0  # the index of so few chunks misses none
+        assert measured.index_ms is not None
+        one = await store.measure_recall(tenant=mine, vectors=[embed_words("secret", DIMENSION)])
+        assert (one.samples, one.recall) == (1, 1.0)
+        early = await store.measure_recall(tenant=mine, sample=1_000, seconds=0.001)
+        assert not early.complete
+        assert (await store.measure_recall(tenant=uuid_of("nobody"))).recall is None
+        with pytest.raises(InvalidInput, match="top_k is 0"):
+            await store.measure_recall(tenant=mine, top_k=0)
+        with pytest.raises(InvalidInput, match="not a UUID"):
+            await store.measure_recall(tenant="nobody")
+    async with TableStore(plain[0], replace(MAPPED, exact=True)) as store:
+        measured = await store.measure_recall(tenant=mine, sample=5)
+        assert (measured.recall, measured.exact, measured.index_ms) == (1.0, 5, None)
+
+
+@pytest.mark.anyio
+async def test_a_poor_index_has_a_low_recall(database: tuple[str, str]) -> None:
+    owner = await asyncpg.connect(database[1])
+    await owner.execute(
+        """
+        create extension vector;
+        create table chunks (id integer primary key, tenant text not null, text text not null, embedding vector(16) not null);
+        select setseed(0.5);
+        insert into chunks select n, 'a', 'a text', (select array_agg(random() - 0.5) from generate_series(1, 16) where n > 0)::real[]::vector(16)
+            from generate_series(1, 3000) as n;
+        create index on chunks (tenant);
+        create index on chunks using ivfflat (embedding vector_cosine_ops) with (lists = 100);
+        grant select on chunks to ragcore;
+        analyze chunks;
+        """
+    )
+    await owner.close()
+    async with TableStore(
+        database[0], Table(table="chunks", tenant="tenant", isolation="where"), exact_rows=0
+    ) as store:
+        measured = await store.measure_recall(tenant="a", sample=50)
+        assert measured.recall is not None
+        assert 0.05 < measured.recall < 0.8  # one of 100 lists is read at first
+
+
+@pytest.mark.anyio
+async def test_a_measurement_without_a_server_is_a_store_error(anyio_backend_name: str) -> None:
+    nowhere = "postgresql://u@127.0.0.1:9/d"
+    async with TableStore(nowhere, MAPPED) as table, PgVectorStore(nowhere) as collection:
+        for store in (table, collection):
+            with pytest.raises(StoreError, match="127.0.0.1"):
+                await store.measure_recall(tenant=uuid_of("a"))
 
 
 async def protect(owner_dsn: str, *, to: str) -> None:

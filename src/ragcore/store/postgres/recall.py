@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import anyio
 import asyncpg
@@ -16,11 +17,13 @@ from ragcore.protocols import Query, Vector
 from ragcore.resilience import deadline
 from ragcore.store.postgres.collection import Collection, StoreSettings
 from ragcore.store.postgres.connection import PooledConnection
+from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.searches import statement_of
+from ragcore.store.postgres.translate import cause_of, translate
 from ragcore.types.validation import check_tenant
 from ragcore.value import Value
 
-__all__ = ["Recall", "Recalls"]
+__all__ = ["CollectionSearched", "Recall", "Searched", "measure"]
 
 MOST_SAMPLES = 10_000
 # The largest number of passages of one search, which bounds the memory of a measurement.
@@ -56,8 +59,72 @@ class Recall(Value):
     complete: bool
 
 
-class Recalls:
-    """Measures the recall of a collection's index. Bypasses the policy: a slow exact search must not count as a failure of the database.
+class Searched(Protocol):
+    """What `measure` searches: the chunks of a collection, or of an existing table. Bypasses the policy: a slow exact search must not count as a failure of
+    the database.
+    """
+
+    async def sample(self, number: int, tenant: str | None) -> Sequence[tuple[str, str]]:
+        """Return tenant and id of random chunks that have a vector, of one tenant or of all."""
+
+    async def vector(self, tenant: str, chunk_id: str) -> Vector | None:
+        """Return the vector of a chunk; None if the chunk is gone."""
+
+    async def search(self, query: Query, *, exactly: bool | None) -> tuple[list[asyncpg.Record], float]:
+        """Run a search. Return its rows with id, distance and scan, and the seconds.
+
+        Args:
+            query: the query.
+            exactly: whether to search exactly, or through the index. None: as the store itself searches.
+        """
+
+
+async def measure(
+    searched: Searched,
+    address: Address,
+    *,
+    sample: int,
+    tenant: str | None,
+    top_k: int,
+    seconds: float,
+    vectors: Sequence[Vector] | None,
+) -> Recall:
+    """Compare searches through the index with exact ones. See `PgVectorStore.measure_recall`."""
+    if not 1 <= sample <= MOST_SAMPLES:
+        raise InvalidInput(f"sample is {sample}: it must be from 1 to {MOST_SAMPLES:,}")
+    if not 1 <= top_k <= MOST_TOP_K:
+        raise InvalidInput(f"top_k is {top_k}: it must be from 1 to {MOST_TOP_K}")
+    if not 0 < seconds < math.inf:
+        raise InvalidInput(f"seconds is {seconds}: it must be a positive, finite number")
+    if vectors is not None and tenant is None:
+        raise InvalidInput("vectors need a tenant: name the tenant whose chunks they are compared with")
+    if tenant is not None:
+        check_tenant(tenant)
+    run = _Run(searched, top_k)
+    complete = False
+    try:
+        with deadline(seconds) as limit:
+            if vectors is not None and tenant is not None:
+                for vector in vectors[:sample]:
+                    await run.compare(tenant, np.asarray(vector, np.float32), None)
+            else:
+                for of_tenant, chunk_id in sorted(await searched.sample(sample, tenant)):
+                    await run.compare_chunk(of_tenant, chunk_id)
+            complete = True
+    except DeadlineExceeded:
+        # The caller's own deadline is an error. When only the time of the measurement has passed, the result says so.
+        if limit.remaining() > 0:
+            raise
+    except Exception as error:
+        ours = translate(error, address, stage="search")
+        if ours is error:
+            raise
+        raise ours from cause_of(error)
+    return run.result(complete=complete)
+
+
+class CollectionSearched:
+    """The chunks of a collection.
 
     Invariant: each statement sets the tenant whose vectors it compares, and row-level security applies to it.
 
@@ -70,55 +137,54 @@ class Recalls:
         self._settings = settings
         self._collection = collection
 
-    async def measure(
-        self, *, sample: int, tenant: str | None, top_k: int, seconds: float, vectors: Sequence[Vector] | None
-    ) -> Recall:
-        """Compare searches through the index with exact ones. See `PgVectorStore.measure_recall`."""
-        if not 1 <= sample <= MOST_SAMPLES:
-            raise InvalidInput(f"sample is {sample}: it must be from 1 to {MOST_SAMPLES:,}")
-        if not 1 <= top_k <= MOST_TOP_K:
-            raise InvalidInput(f"top_k is {top_k}: it must be from 1 to {MOST_TOP_K}")
-        if not 0 < seconds < math.inf:
-            raise InvalidInput(f"seconds is {seconds}: it must be a positive, finite number")
-        if vectors is not None and tenant is None:
-            raise InvalidInput("vectors need a tenant: name the tenant whose chunks they are compared with")
-        if tenant is not None:
-            check_tenant(tenant)
-        run = _Run(self._settings, self._collection, top_k)
-        complete = False
-        try:
-            with deadline(seconds) as limit:
-                if vectors is not None and tenant is not None:
-                    for vector in vectors[:sample]:
-                        await run.compare(tenant, np.asarray(vector, np.float32), None)
-                else:
-                    for of_tenant, chunk_id in await self._sample(sample, tenant):
-                        await run.compare_chunk(of_tenant, chunk_id)
-                complete = True
-        except DeadlineExceeded:
-            # The caller's own deadline is an error. When only the time of the measurement has passed, the result says so.
-            if limit.remaining() > 0:
-                raise
-        return run.result(complete=complete)
-
-    async def _sample(self, sample: int, tenant: str | None) -> list[tuple[str, str]]:
-        """Return tenant and id of random chunks, sorted by tenant."""
+    async def sample(self, number: int, tenant: str | None) -> Sequence[tuple[str, str]]:
+        """Return tenant and id of random chunks that have a vector, of one tenant or of all."""
         names = "sample_of_tenant" if tenant is not None else "sample"
-        values: tuple[object, ...] = (sample,) if tenant is None else (tenant, sample)
+        values: tuple[object, ...] = (number,) if tenant is None else (tenant, number)
 
         async def work(connection: PooledConnection) -> list[asyncpg.Record]:
             return await connection.fetch(self._collection.statement(names, connection), *values)
 
         rows = await self._collection.call_directly(work, tenant=tenant or "")
-        return sorted((row["tenant"], row["id"]) for row in rows)
+        return [(row["tenant"], row["id"]) for row in rows]
+
+    async def vector(self, tenant: str, chunk_id: str) -> Vector | None:
+        """Return the vector of a chunk; None if the chunk is gone."""
+
+        async def work(connection: PooledConnection) -> list[asyncpg.Record]:
+            return await connection.fetch(self._collection.statement("vector_of_chunk", connection), tenant, chunk_id)
+
+        rows = await self._collection.call_directly(work, tenant=tenant)
+        return np.asarray(rows[0]["embedding"], np.float32) if rows else None
+
+    async def search(self, query: Query, *, exactly: bool | None) -> tuple[list[asyncpg.Record], float]:
+        """Run a search. Return its rows and the seconds."""
+
+        async def work(connection: PooledConnection) -> tuple[list[asyncpg.Record], float]:
+            sql, values = statement_of(
+                query,
+                schema=self._settings.schema,
+                vector_schema=connection.vector_schema,
+                kind=connection.index_kind,
+                partitions=connection.partitions,
+                exactly=exactly,
+                exact_rows=self._settings.exact_rows,
+                ef_search=self._settings.ef_search,
+                chunks=(None,),
+                scans_text=False,
+                hides_expired=False,
+            )
+            began = anyio.current_time()
+            return await connection.fetch(sql, *values), anyio.current_time() - began
+
+        return await self._collection.call_directly(work, tenant=query.tenant)
 
 
 class _Run:
     """The results of one measurement so far."""
 
-    def __init__(self, settings: StoreSettings, collection: Collection, top_k: int) -> None:
-        self._settings = settings
-        self._collection = collection
+    def __init__(self, searched: Searched, top_k: int) -> None:
+        self._searched = searched
         self._top_k = top_k
         self._recalls: dict[str, list[float]] = {}
         self._indexed: list[float] = []
@@ -128,12 +194,7 @@ class _Run:
 
     async def compare_chunk(self, tenant: str, chunk_id: str) -> None:
         """Search for a stored chunk's vector, without counting the chunk itself."""
-
-        async def work(connection: PooledConnection) -> Vector | None:
-            rows = await connection.fetch(self._collection.statement("vector_of_chunk", connection), tenant, chunk_id)
-            return None if not rows else np.asarray(rows[0]["embedding"], np.float32)
-
-        vector = await self._collection.call_directly(work, tenant=tenant)
+        vector = await self._searched.vector(tenant, chunk_id)
         if vector is not None and np.isfinite(vector).all() and vector.any():
             await self.compare(tenant, vector, chunk_id)
 
@@ -178,25 +239,7 @@ class _Run:
         query = Query(
             question="", tenant=tenant, mode="vector", top_k=self._top_k + (chunk_id is not None), vector=vector
         )
-
-        async def work(connection: PooledConnection) -> tuple[list[asyncpg.Record], float]:
-            sql, values = statement_of(
-                query,
-                schema=self._settings.schema,
-                vector_schema=connection.vector_schema,
-                kind=connection.index_kind,
-                partitions=connection.partitions,
-                exactly=exactly,
-                exact_rows=self._settings.exact_rows,
-                ef_search=self._settings.ef_search,
-                chunks=(None,),
-                scans_text=False,
-                hides_expired=False,
-            )
-            began = anyio.current_time()
-            return await connection.fetch(sql, *values), anyio.current_time() - began
-
-        rows, seconds = await self._collection.call_directly(work, tenant=tenant)
+        rows, seconds = await self._searched.search(query, exactly=exactly)
         distances = {row["id"]: row["distance"] for row in rows if row["id"] != chunk_id}
         nearest = sorted(distance for distance in distances.values() if math.isfinite(distance))[: self._top_k]
         return nearest, seconds, any(row["scan"] == "exact" for row in rows) or not rows

@@ -33,7 +33,7 @@ from ragcore.store.postgres.explanation import Explanation
 from ragcore.store.postgres.inspection import Inspection
 from ragcore.store.postgres.origins import Origins
 from ragcore.store.postgres.policies import queue_of, search_policy, writing_policy
-from ragcore.store.postgres.recall import Recall, Recalls
+from ragcore.store.postgres.recall import CollectionSearched, Recall, measure
 from ragcore.store.postgres.replica import replica_policy
 from ragcore.store.postgres.rollouts import Rollouts
 from ragcore.store.postgres.searching import Searching
@@ -357,8 +357,10 @@ class PgVectorStore(Part):
             print(f"recall@10 {measured.recall:.3f}; {measured.index_ms:.1f} ms instead of {measured.exact_ms:.1f} ms")
             ```
         """
-        recalls = Recalls(self, self._collection)
-        return await recalls.measure(sample=sample, tenant=tenant, top_k=top_k, seconds=seconds, vectors=vectors)
+        searched = CollectionSearched(self, self._collection)
+        return await measure(
+            searched, self._address, sample=sample, tenant=tenant, top_k=top_k, seconds=seconds, vectors=vectors
+        )
 
     async def inspect(self) -> Inspection:
         """Inspect the role, the schema and the server, and each replica, for `doctor` and `describe`."""

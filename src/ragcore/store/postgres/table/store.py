@@ -17,11 +17,13 @@ from ragcore.store.postgres.dsn import parse
 from ragcore.store.postgres.explanation import Explanation
 from ragcore.store.postgres.passages import found_of, nearest, passage_of, ranked
 from ragcore.store.postgres.policies import search_policy, writing_policy
+from ragcore.store.postgres.recall import Recall, measure
 from ragcore.store.postgres.table.access import TableAccess
 from ragcore.store.postgres.table.explanation import explain
 from ragcore.store.postgres.table.inspection import TableInspection
+from ragcore.store.postgres.table.recall import Call, TableSearched, Work, reading_chunks
 from ragcore.store.postgres.table.statements import Shape, search_of, statement_of
-from ragcore.store.postgres.table.values import id_of, tenant_of
+from ragcore.store.postgres.table.values import id_of, parameters, tenant_of
 from ragcore.store.postgres.table.writing import TableWriting
 from ragcore.store.postgres.tenants import Tenants
 from ragcore.store.table import Table
@@ -105,11 +107,7 @@ class TableStore(Part):
         if query.shared:
             raise Unsupported("a TableStore has no shared tenants", stage="search")
         exactly = None if query.filter is not None else self._tenants.exactly.get(query.tenant)
-        rows = await self._rows(query, exactly)
-        if exactly is False and query.mode == "vector" and len(rows) < query.top_k and not self._walks_on(query):
-            # Too few of the first chunks of the index are the tenant's. Its next searches walk on at once.
-            self._tenants.walks_on.put(query.tenant, True)
-            rows = await self._rows(query, exactly)
+        rows = await self._rows(query, exactly, self._access.call)
         result = nearest(rows, query) if query.mode == "vector" else ranked(rows, query)
         if exactly is None and result.scan in ("exact", "index") and query.filter is None:
             self._tenants.exactly.put(query.tenant, result.scan == "exact")
@@ -117,8 +115,16 @@ class TableStore(Part):
             self._tenants.chunks.put(query.tenant, rows[0]["chunks"][0])
         return result
 
-    async def _rows(self, query: Query, exactly: bool | None) -> list[asyncpg.Record]:
+    async def _rows(self, query: Query, exactly: bool | None, call: Call) -> list[asyncpg.Record]:
         """Return the rows of a search. `exactly` is as in `search_of`."""
+        rows = await call(self._search(query, exactly))
+        if exactly is False and query.mode == "vector" and len(rows) < query.top_k and not self._walks_on(query):
+            # Too few of the first chunks of the index are the tenant's. Its next searches walk on at once.
+            self._tenants.walks_on.put(query.tenant, True)
+            rows = await call(self._search(query, exactly))
+        return rows
+
+    def _search(self, query: Query, exactly: bool | None) -> Work:
         chunks, walks_on = self._tenants.chunks.get(query.tenant), self._walks_on(query)
 
         async def work(connection: PooledConnection, shape: Shape) -> list[asyncpg.Record]:
@@ -135,7 +141,7 @@ class TableStore(Part):
             )
             return await connection.fetch(sql, *values)
 
-        return await self._access.call(work)
+        return work
 
     def _walks_on(self, query: Query) -> bool:
         return self._tenants.walks_on.get(query.tenant) is True
@@ -153,7 +159,7 @@ class TableStore(Part):
         async def work(connection: PooledConnection, shape: Shape) -> list[asyncpg.Record]:
             ids = [id_of(passage.chunk_id, shape.id_type) for passage in passages]
             sql = statement_of("adjacent", shape, values=3)
-            return await connection.fetch(sql, *_values(tenant, shape, ids, distance))
+            return await connection.fetch(sql, *parameters(tenant, shape, ids, distance))
 
         check_tenant(tenant)
         found: list[list[Passage]] = [[] for _ in passages]
@@ -172,20 +178,15 @@ class TableStore(Part):
         async def work(connection: PooledConnection, shape: Shape) -> list[asyncpg.Record]:
             typed = id_of(document_id, shape.document_type)
             sql = statement_of("document_chunks", shape, values=3, with_vectors=with_vectors)
-            return await connection.fetch(sql, *_values(tenant, shape, typed, document_id))
+            return await connection.fetch(sql, *parameters(tenant, shape, typed, document_id))
 
         check_tenant(tenant)
         return found_of(await self._access.call(work), with_vectors=with_vectors)
 
     async def chunks_by_id(self, chunk_ids: Sequence[str], /, *, tenant: str, with_vectors: bool = False) -> Found:
         """Return the chunks with these ids. See `ChunkReader`."""
-
-        async def work(connection: PooledConnection, shape: Shape) -> list[asyncpg.Record]:
-            ids = list(dict.fromkeys(id_of(chunk_id, shape.id_type) for chunk_id in chunk_ids))
-            sql = statement_of("chunks_by_id", shape, values=2, with_vectors=with_vectors)
-            return await connection.fetch(sql, *_values(tenant, shape, ids))
-
         check_tenant(tenant)
+        work = reading_chunks(tenant, chunk_ids, with_vectors=with_vectors)
         return found_of(await self._access.call(work), with_vectors=with_vectors)
 
     async def scores(self, vector: Vector, /, *, tenant: str, limit: int | None = None) -> Scores:
@@ -194,7 +195,7 @@ class TableStore(Part):
         async def work(connection: PooledConnection, shape: Shape) -> asyncpg.Record | None:
             self._access.check_dimension(vector)
             sql = statement_of("scores", shape, values=3)
-            return await connection.fetchrow(sql, *_values(tenant, shape, vector, limit))
+            return await connection.fetchrow(sql, *parameters(tenant, shape, vector, limit))
 
         check_tenant(tenant)
         row = await self._access.call(work)
@@ -224,7 +225,7 @@ class TableStore(Part):
 
         async def work(connection: PooledConnection, shape: Shape) -> list[asyncpg.Record]:
             sql = statement_of("documents", shape, values=2)
-            return await connection.fetch(sql, *_values(tenant, shape, ids))
+            return await connection.fetch(sql, *parameters(tenant, shape, ids))
 
         check_tenant(tenant)
         return {row["id"]: row["hash"] for row in await self._access.call(work)}
@@ -279,6 +280,33 @@ class TableStore(Part):
 
         return await self._access.call(work)
 
+    async def measure_recall(
+        self,
+        *,
+        tenant: str,
+        sample: int = 200,
+        top_k: int = 10,
+        seconds: float = 60.0,
+        vectors: Sequence[Vector] | None = None,
+    ) -> Recall:
+        """Measure the recall of the table's index: search for random stored vectors of a tenant, as `search` does and exactly, and compare what both find.
+
+        A sampled chunk is not counted in the search for its own vector. The searches run one after another, beside other calls, and bypass the policy.
+
+        Args:
+            tenant: the tenant whose chunks are sampled and searched. No statement of this store reads rows of all tenants.
+            sample, top_k, seconds, vectors: as in `PgVectorStore.measure_recall`.
+
+        Raises:
+            InvalidInput: an argument is out of range.
+            ConfigurationError: the mapping does not fit.
+            StoreError: PostgreSQL can't be reached, or it failed.
+        """
+        searched = TableSearched(self._access, self._rows)
+        return await measure(
+            searched, self._address, sample=sample, tenant=tenant, top_k=top_k, seconds=seconds, vectors=vectors
+        )
+
     async def inspect(self) -> TableInspection:
         """Compare the mapping with the database."""
         return await self._access.inspect()
@@ -327,14 +355,8 @@ class TableStore(Part):
         await self._access.close()
 
 
-def _values(tenant: str, shape: Shape, *values: object) -> list[object]:
-    """Return the values of a statement's parameters: the tenant, the given ones, and those of the settings."""
-    settings = [value(tenant) for value in shape.table.settings.values()]
-    return [tenant_of(tenant, shape.tenant_type), *values, *settings]
-
-
 def _counting(tenant: str) -> Callable[[PooledConnection, Shape], Awaitable[asyncpg.Record | None]]:
     async def work(connection: PooledConnection, shape: Shape) -> asyncpg.Record | None:
-        return await connection.fetchrow(statement_of("count", shape, values=1), *_values(tenant, shape))
+        return await connection.fetchrow(statement_of("count", shape, values=1), *parameters(tenant, shape))
 
     return work

@@ -5,8 +5,9 @@ from __future__ import annotations
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from ragcore.errors import InvalidInput
+from ragcore.store.postgres.table.statements import Shape
 
-__all__ = ["id_of", "new_id_of", "tenant_of"]
+__all__ = ["id_of", "new_id_of", "parameters", "tenant_of"]
 
 INTEGER_BITS = {"int2": 16, "int4": 32, "int8": 64}
 
@@ -32,6 +33,12 @@ def tenant_of(tenant: str, type_: str) -> object:
             )
         return number
     return tenant
+
+
+def parameters(tenant: str, shape: Shape, *values: object) -> list[object]:
+    """Return the values of a statement's parameters: the tenant, the given ones, and those of the settings."""
+    settings = [value(tenant) for value in shape.table.settings.values()]
+    return [tenant_of(tenant, shape.tenant_type), *values, *settings]
 
 
 def id_of(text: str, type_: str) -> str | None:
