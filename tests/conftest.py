@@ -51,6 +51,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ragcore")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave the collected tests out of later garbage collections, which took a tenth of the whole time."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Make the run fail if a server is left behind."""
     left = servers_left()
