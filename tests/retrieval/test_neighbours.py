@@ -22,6 +22,8 @@ def cut(size: int, overlap: int, document: str = "d") -> list[Passage]:
         start = TEXT.index(words[0] + " ") if first < len(WORDS) - 1 else TEXT.index(words[0])
         text = " ".join(words)
         chunks.append(Passage(f"{document}#{len(chunks)}", document, text, start=start, end=start + len(text)))
+        if first + size >= len(WORDS):  # a further chunk would be a part of this one
+            break
         first += size - overlap
     return chunks
 
