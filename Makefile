@@ -28,7 +28,7 @@ test: lint
 
 # One run for unit and system tests, because each process imports all tests first.
 tests: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not thorough" -n 4 --dist worksteal
+	$(BIN)/python -m pytest -m "not thorough" -n 3 --dist worksteal
 
 manual: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --site-dir $(VENV)/site

@@ -128,7 +128,7 @@ async def ask(embedder: LocalEmbedder, folder: Path, question: str) -> tuple[str
         assert report.failed == ()
         assert report.warnings == ()
         retriever = Retriever(embedder=embedder, store=store, top_k=3, mode="hybrid")
-        async with RAG(retriever=retriever, generator=ExtractiveGenerator()) as rag:
+        async with RAG(retriever=retriever, generator=ExtractiveGenerator(embed_timeout=60)) as rag:
             answer = await rag.ask(question, tenant="m")
     return answer.text, dict(answer.citations[0].passage.metadata)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import cast, get_args
 
@@ -84,6 +85,9 @@ class Row(tuple[object, ...]):
 
     def __getitem__(self, key: object) -> object:  # type: ignore[override]
         return super().__getitem__(10) if key == "shared" else super().__getitem__(key)  # type: ignore[call-overload]
+
+    def values(self) -> Iterator[object]:
+        return iter(self)
 
 
 def row(chunk: str, distance: float, scan: str, shared: str | None = None) -> asyncpg.Record:

@@ -18,7 +18,7 @@ from ragcore.text.redaction import Redact
 __all__ = ["Generators", "cached", "make_embedder", "make_generator", "make_reranker", "make_store"]
 
 # Seconds for the embedder if quotation is the client's first generator. If quotation is the last resort, the embedder gets only a part of the reserve.
-FIRST_EMBED_SECONDS = 2.0
+FIRST_EMBED_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ class ExtractiveGenerator(Part):
     Args:
         embedder: the embedder of the documents. None: the client's embedder; outside of a client, words alone decide. False: words alone decide.
         redact: function that replaces parts of the texts before the embedder gets them; None: no redaction.
-        embed_timeout: seconds for the embedder, at most half of the time that is left. None: 0.25 s; 2 s in a client without another generator.
+        embed_timeout: seconds for the embedder, at most half of the time that is left. None: 0.25 s; 5 s in a client without another generator.
 
     If you give an embedder, start the generator before the first call; otherwise words alone decide. A client starts its generators itself.
 
