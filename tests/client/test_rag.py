@@ -126,15 +126,15 @@ async def test_a_dependency_that_never_responds_is_degraded_or_refused_in_time(
     {"embed": fake_embedder.faults, "search": fake_store.faults, "generate": fake_generator.faults}[part].always(Hang())
     began = anyio.current_time()
     try:
-        answer = await filled.ask(QUESTION, tenant="m", timeout=0.4)
+        answer = await filled.ask(QUESTION, tenant="m", timeout=1.5)
         assert part != "search"
         assert [degradation.stage for degradation in answer.degraded] == [part]
         assert answer.found
     except ragcore.DeadlineExceeded as error:
         assert part == "search"
-        assert (error.budget, error.stage) == (0.4, "search")
+        assert (error.budget, error.stage) == (1.5, "search")
         assert error.timings.embed is not None
-    assert in_time(anyio.current_time() - began, 0.5)
+    assert in_time(anyio.current_time() - began, 1.6)
 
 
 async def test_ask_degrades_if_the_generator_breaks_after_its_first_word(filled: RAG) -> None:

