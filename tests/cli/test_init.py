@@ -90,6 +90,21 @@ def test_options_may_stand_after_the_command(arguments: list[str], expected: lis
     assert group._to_the_front(arguments) == expected  # type: ignore[attr-defined]
 
 
+def test_a_command_imports_only_its_own_modules() -> None:
+    program = """
+import sys, typer.main
+from ragcore.cli.commands import app
+typer.main.get_command(app).commands["ask"]
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(done.stdout.split())
+    assert "ragcore.cli.questions" in loaded
+    assert loaded.isdisjoint(
+        {"ragcore.cli.loadtest", "ragcore.loadtest.command", "ragcore.cli.doctor", "ragcore.explore"}
+    )
+
+
 READING = [
     ("ask", "q", "-t", "x"),
     ("search", "q", "-t", "x"),

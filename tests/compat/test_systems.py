@@ -25,6 +25,9 @@ import ragcore
 import ragcore.cli.commands, ragcore.contrib.asgi, ragcore.ingest.worker, ragcore.blocking, ragcore.loadtest.command
 from ragcore import testing
 
+for place in ragcore.cli.commands.COMMANDS.values():  # a command's module is imported when the command is looked up
+    importlib.import_module(place.partition(":")[0])
+
 
 async def main():
     async with testing.fake_rag() as rag:

@@ -13,6 +13,7 @@ import asyncpg
 
 from ragcore.errors import ConfigurationError, NotOpen, RagcoreError
 from ragcore.lifecycle.owner import Owner
+from ragcore.protocols import Query
 from ragcore.resilience import Policy
 from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.dsn import Address
@@ -20,11 +21,12 @@ from ragcore.store.postgres.inspection import Inspection
 from ragcore.store.postgres.reading import Reading
 from ragcore.store.postgres.replica import Replica
 from ragcore.store.postgres.replication import Replication
+from ragcore.store.postgres.searches import statement_of
 from ragcore.store.postgres.server import Server
 from ragcore.store.postgres.statements import quoted, statement
 from ragcore.store.postgres.translate import judge
 
-__all__ = ["Collection", "StoreSettings"]
+__all__ = ["Collection", "StoreSettings", "search_statement"]
 
 logger: logging.Logger = logging.getLogger("ragcore.store")
 
@@ -236,3 +238,29 @@ async def _ping(server: Server, policy: Policy) -> None:
     if not found.is_complete:
         raise ConfigurationError("; ".join(wrong))
     server.refuse_if_unsafe()
+
+
+def search_statement(
+    settings: StoreSettings,
+    connection: PooledConnection,
+    query: Query,
+    *,
+    exactly: bool | None,
+    chunks: Sequence[float | None],
+    scans_text: bool,
+    hides_expired: bool,
+) -> tuple[str, list[object]]:
+    """Return the statement of a search for this connection, and the values of its parameters. The arguments are as in `statement_of`."""
+    return statement_of(
+        query,
+        schema=settings.schema,
+        vector_schema=connection.vector_schema,
+        kind=connection.index_kind,
+        partitions=connection.partitions,
+        exactly=exactly,
+        exact_rows=settings.exact_rows,
+        ef_search=settings.ef_search,
+        chunks=chunks,
+        scans_text=scans_text,
+        hides_expired=hides_expired,
+    )

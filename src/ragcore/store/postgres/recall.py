@@ -15,10 +15,9 @@ import numpy as np
 from ragcore.errors import DeadlineExceeded, InvalidInput
 from ragcore.protocols import Query, Vector
 from ragcore.resilience import deadline
-from ragcore.store.postgres.collection import Collection, StoreSettings
+from ragcore.store.postgres.collection import Collection, StoreSettings, search_statement
 from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.dsn import Address
-from ragcore.store.postgres.searches import statement_of
 from ragcore.store.postgres.translate import cause_of, translate
 from ragcore.types.validation import check_tenant
 from ragcore.value import Value
@@ -161,15 +160,11 @@ class CollectionSearched:
         """Run a search. Return its rows and the seconds."""
 
         async def work(connection: PooledConnection) -> tuple[list[asyncpg.Record], float]:
-            sql, values = statement_of(
+            sql, values = search_statement(
+                self._settings,
+                connection,
                 query,
-                schema=self._settings.schema,
-                vector_schema=connection.vector_schema,
-                kind=connection.index_kind,
-                partitions=connection.partitions,
                 exactly=exactly,
-                exact_rows=self._settings.exact_rows,
-                ef_search=self._settings.ef_search,
                 chunks=(None,),
                 scans_text=False,
                 hides_expired=False,

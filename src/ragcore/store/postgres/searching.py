@@ -9,12 +9,12 @@ import numpy as np
 
 from ragcore.errors import InvalidInput
 from ragcore.protocols import Diagnosis, Found, Query, Scores, Vector
-from ragcore.store.postgres.collection import Collection, StoreSettings
+from ragcore.store.postgres.collection import Collection, StoreSettings, search_statement
 from ragcore.store.postgres.connection import PooledConnection
 from ragcore.store.postgres.explanation import Explanation, explain_plan, explanation_of
 from ragcore.store.postgres.index import partition_name
 from ragcore.store.postgres.passages import Scan, found_of, nearest, passage_of, ranked
-from ragcore.store.postgres.searches import adjacent_statement, chunks_statement, statement_of
+from ragcore.store.postgres.searches import adjacent_statement, chunks_statement
 from ragcore.store.postgres.tenants import Tenants
 from ragcore.types import Passage
 from ragcore.types.validation import check_tenant
@@ -94,15 +94,11 @@ class Searching:
         # are shared tenants, for which ragcore does not read whether they have any. A query with a filter needs nothing more, and vectors have no postings.
         hides = query.mode != "vector" and query.filter is None
         hides = hides and (bool(query.shared) or await self._hides(connection, query.tenant))
-        return statement_of(
+        return search_statement(
+            self._settings,
+            connection,
             query,
-            schema=self._settings.schema,
-            vector_schema=connection.vector_schema,
-            kind=connection.index_kind,
-            partitions=connection.partitions,
             exactly=exactly,
-            exact_rows=self._settings.exact_rows,
-            ef_search=self._settings.ef_search,
             chunks=sizes,
             scans_text=not connection.text_is_ready,
             hides_expired=hides,
