@@ -3,7 +3,7 @@
 ,
 by_index as materialized (
     select s.tenant, c.* from s cross join lateral (
-        select *{and_found} from (
+        select *, count(*) over () as found from (
             select c.row_table, c.row_place, c.id, {distance} as distance
             from {walked}
             where not s.small and c.embedding is not null and case when c.tenant = s.tenant then true else false end {filter}

@@ -190,7 +190,10 @@ class TableAccess:
 
     def _learn(self, found: TableInspection, vector_schema: str) -> None:
         self.found = found
-        self._shape = Shape.of(self._settings.table, found, vector_schema=vector_schema) if found.is_complete else None
+        shape = Shape.of(self._settings.table, found, vector_schema=vector_schema) if found.is_complete else None
+        # An equal shape stays the same object, because statements are looked up by it, and comparing all fields takes long.
+        if shape != self._shape or (shape is not None and shape.table is not self._settings.table):
+            self._shape = shape
 
     def _refuse_if_wrong(self) -> None:
         assert self.found is not None

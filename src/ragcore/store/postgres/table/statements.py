@@ -26,6 +26,8 @@ __all__ = ["Shape", "TableSearch", "search_of", "statement_of", "writing_stateme
 # The rows that are compared exactly: all of a small tenant. `sql/table_some` has those that complete a walk through the index.
 ALL = "{rows} where s.small and c.tenant = s.tenant and c.embedding is not null {filter}"
 INDEXED = "select tenant, row_table, row_place, id, distance, 'index' as scan from by_index"
+# Half precision may confuse neighbours, so twice as many chunks are fetched, and full precision ranks them again. `+ 0` as in `sql/table_by_index`.
+RANKED = 'select * from ({walk}) as fetched order by distance + 0::float8, id collate "C" limit {depth}'
 # Without an index on the words, text search reads this many characters of a chunk. The words of 1 MB can be too long for a tsvector.
 READ_CHARACTERS = 50_000
 # A value of type json, or null if it has a NUL character or half of a surrogate pair. Escaped backslashes and whole pairs are removed first.
@@ -81,6 +83,10 @@ class Shape:
             parent_key_type=found.parent_key_type or "text",
             written=found.written,
         )
+
+    def __hash__(self) -> int:
+        # Each call looks its statement up by the shape. The hash of all fields takes longer than the rest of the lookup.
+        return hash(self.table.relation)
 
     def names(self, first_setting: int) -> dict[str, str]:
         """Return the values of the placeholders that contain names. `first_setting` is the number of the parameter with the first setting's value."""
@@ -339,10 +345,12 @@ def _compose_search(search: TableSearch) -> str:
     steps = [
         *([] if search.exactly is False else [exact]),
         *([] if search.exactly else [INDEXED]),
-        *([] if search.exactly or search.relies_on_index else [completed]),
+        *([] if search.exactly else [completed]),
     ]
     parts = {
         "nearest": SQL["table_nearest"],
+        "first": RANKED if half else SQL["table_walk"],
+        "walk": SQL["table_walk"],
         "candidates": "" if search.exactly else SQL["table_by_index"],
         "found_rows": " union all ".join(steps),
         "by_text": SQL["table_by_text"],
@@ -356,10 +364,8 @@ def _compose_search(search: TableSearch) -> str:
         "rank_constant": str(RANK_CONSTANT),
         "top_k": str(search.top_k),
         "depth": str(depth),
-        # Half precision may confuse neighbours, so full precision ranks twice as many again. A walk that goes on after its first ef_search chunks returns
-        # them in a rough order, so more are fetched than are wanted.
+        # A walk that goes on after its first ef_search chunks returns them in a rough order, so more are fetched than are wanted.
         "fetched": str(max((2 if half else 1) * depth, 0 if search.relies_on_index else enough)),
-        "and_found": "" if search.relies_on_index else ", count(*) over () as found",
         "enough": str(enough),
         "text_depth": str(search.top_k if search.mode == "text" else depth),
         "exact_rows": str(search.exact_rows),
@@ -373,7 +379,7 @@ def _compose_search(search: TableSearch) -> str:
     names = shape.names(search.first_setting)
     if not search.with_vectors:
         names["and_embedding"] = ""
-    return _filled(SQL[f"table_{search.mode}"], parts, names)
+    return _filled(SQL["table_first" if search.relies_on_index else f"table_{search.mode}"], parts, names)
 
 
 def _index_settings(search: TableSearch) -> str:
