@@ -72,10 +72,12 @@ async def test_workers_share_limits_and_pauses() -> None:
     for _ in range(3):
         await ours.acquire()
         await theirs.acquire()
-    assert await ours._reserve(1) > 0.5
-    assert await theirs._reserve(1) > 1.5
+    assert (await ours._turn(1))[0] > 0.5
+    wait, before = await theirs._turn(1)
+    assert wait > 1.5
     await coordinator.pause(30)
-    assert await ours._remaining_pause() > 29
+    assert await ours._all_put_off() - before == pytest.approx(30, abs=0.1)
+    assert (await theirs._turn(1))[0] > 32
 
 
 async def test_an_id_belongs_to_one_origin_also_when_a_task_is_repeated() -> None:

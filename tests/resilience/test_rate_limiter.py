@@ -22,14 +22,17 @@ pytestmark = pytest.mark.anyio
     tokens=st.one_of(st.none(), st.integers(1, 10_000)),
     sizes=st.lists(st.integers(1, 900), min_size=1, max_size=40),
     gaps=st.lists(st.floats(0, 5), min_size=1, max_size=5),
+    pauses=st.lists(st.tuples(st.floats(0, 60), st.floats(0, 130)), max_size=4),
 )
-@example(requests=1, tokens=3, sizes=[4, 1], gaps=[0.0])
-@example(requests=1, tokens=None, sizes=[1, 1, 1], gaps=[0.0])
-@example(requests=11, tokens=None, sizes=[1] * 30, gaps=[0.0])
-def test_no_minute_has_more_than_the_limits(
-    requests: int | None, tokens: int | None, sizes: list[int], gaps: list[float]
+@example(requests=1, tokens=3, sizes=[4, 1], gaps=[0.0], pauses=[])
+@example(requests=1, tokens=None, sizes=[1, 1, 1], gaps=[0.0], pauses=[])
+@example(requests=11, tokens=None, sizes=[1] * 30, gaps=[0.0], pauses=[])
+@example(requests=60, tokens=None, sizes=[1] * 40, gaps=[0.0], pauses=[(1.0, 30.0)])
+def test_no_minute_has_more_than_the_limits_and_no_pause_is_broken(
+    requests: int | None, tokens: int | None, sizes: list[int], gaps: list[float], pauses: list[tuple[float, float]]
 ) -> None:
     passed: list[tuple[float, int]] = []
+    paused: list[tuple[float, float]] = []
 
     async def main() -> None:
         limiter = RateLimiter(requests_per_minute=requests, tokens_per_minute=tokens)
@@ -38,7 +41,14 @@ def test_no_minute_has_more_than_the_limits(
             await limiter.acquire(size)
             passed.append((anyio.current_time(), size))
 
+        async def pause() -> None:
+            for after, seconds in pauses:
+                await anyio.sleep(after)
+                paused.append((anyio.current_time(), anyio.current_time() + min(seconds, 120)))
+                limiter.pause(seconds)
+
         async with anyio.create_task_group() as group:
+            group.start_soon(pause)
             for number, size in enumerate(sizes):
                 group.start_soon(one, size)
                 await anyio.sleep(gaps[number % len(gaps)])
@@ -46,6 +56,7 @@ def test_no_minute_has_more_than_the_limits(
     anyio.run(main, backend_options={"loop_factory": VirtualLoop})
     assert len(passed) == len(sizes)
     for start, _ in passed:
+        assert not any(begin < start < end - 1e-6 for begin, end in paused)
         within = [size for at, size in passed if start <= at < start + 59.999]
         assert requests is None or len(within) <= requests
         # A request that is larger than the burst is paid for in the minute before it passes.

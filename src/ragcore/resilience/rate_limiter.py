@@ -51,6 +51,11 @@ class _Bucket:
         at = max(at, self._at)
         self._level, self._at = self._filled(at, amount) - amount, at
 
+    def put_off(self, seconds: float, now: float) -> None:
+        """Put the turns that have not come yet off by so many seconds."""
+        if self._at > now:
+            self._at += seconds
+
     def _filled(self, at: float, amount: float) -> float:
         # For an amount that is larger than the burst, the bucket fills further.
         if at <= self._at or self._at == -math.inf:
@@ -67,6 +72,9 @@ class RateLimiter:
         requests_per_minute: the largest number of requests a minute, at least 1; None: no limit.
         tokens_per_minute: the largest number of tokens a minute, at least 1; None: no limit. No request should have more
             than a tenth of it: see `most_tokens`.
+
+    Attributes:
+        put_off: the seconds by which pauses have put off waiting requests, in all.
 
     Raises:
         ConfigurationError: a limit is not a whole number of at least 1.
@@ -87,6 +95,7 @@ class RateLimiter:
         self._requests = None if requests_per_minute is None else _Bucket(requests_per_minute)
         self._tokens = None if tokens_per_minute is None else _Bucket(tokens_per_minute)
         self._paused_until = -math.inf
+        self.put_off = 0.0
         self._followed: Counter[str] = Counter()
         self._unsubscribe: Callable[[], None] | None = None
 
@@ -101,11 +110,12 @@ class RateLimiter:
         A caller that is cancelled while it waits keeps its reservation, so it makes the others slower and never faster.
         """
         await anyio.lowlevel.checkpoint()
-        wait = await self._reserve(tokens)
-        # A pause may begin while the caller waits for its turn.
+        wait, known = await self._turn(tokens)
+        # A pause that begins while the caller waits puts its turn off.
         while wait > 0:
             await anyio.sleep(wait)
-            wait = await self._remaining_pause()
+            known, before = await self._all_put_off(), known
+            wait = known - before
 
     def reserve(self, tokens: int = 0) -> float:
         """Reserve the turn of a request, and return the seconds until then. `acquire` waits for it as well."""
@@ -124,8 +134,19 @@ class RateLimiter:
             bucket.take(amount, now)
 
     def pause(self, seconds: float) -> None:
-        """Let no request pass for so many seconds, at most 120. A pause that ends later stays."""
-        self._paused_until = max(self._paused_until, anyio.current_time() + min(seconds, LONGEST_RETRY_AFTER))
+        """Let no request pass for so many seconds, at most 120. A pause that ends later stays.
+
+        The turns of callers that wait are put off by as much, so they don't pass together at the end of the pause.
+        """
+        now = anyio.current_time()
+        until = now + min(seconds, LONGEST_RETRY_AFTER)
+        longer = until - max(now, self._paused_until)
+        if longer <= 0:
+            return
+        self._paused_until = until
+        self.put_off += longer
+        for bucket, _ in self._taken(0, 0):
+            bucket.put_off(longer, now)
 
     def remaining_pause(self) -> float:
         """Return the seconds until the pause is over."""
@@ -164,8 +185,9 @@ class RateLimiter:
         each = ((self._requests, requests), (self._tokens, tokens))
         return [(bucket, amount) for bucket, amount in each if bucket is not None]
 
-    async def _reserve(self, tokens: int) -> float:
-        return self.reserve(tokens)
+    async def _turn(self, tokens: int) -> tuple[float, float]:
+        """Reserve a turn. Return the seconds until then, and what `put_off` is now."""
+        return self.reserve(tokens), self.put_off
 
-    async def _remaining_pause(self) -> float:
-        return self.remaining_pause()
+    async def _all_put_off(self) -> float:
+        return self.put_off

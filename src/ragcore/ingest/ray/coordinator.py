@@ -29,13 +29,13 @@ class Coordinator:
         self._origins: dict[bytes, bytes] = {}
         self._begun: Counter[bytes] = Counter()
 
-    async def reserve(self, tokens: int) -> float:
-        """Reserve the turn of a request, and return the seconds until then."""
-        return self._limiter.reserve(tokens)
+    async def turn(self, tokens: int) -> tuple[float, float]:
+        """Reserve the turn of a request. Return the seconds until then, and by how many seconds pauses have put off requests so far."""
+        return self._limiter.reserve(tokens), self._limiter.put_off
 
-    async def remaining_pause(self) -> float:
-        """Return the seconds until the pause is over that the provider asked for."""
-        return self._limiter.remaining_pause()
+    async def put_off(self) -> float:
+        """Return by how many seconds pauses have put off requests so far."""
+        return self._limiter.put_off
 
     async def charge(self, requests: int, tokens: int) -> None:
         """Count requests that were sent without a turn."""
@@ -95,8 +95,9 @@ class SharedRateLimiter(RateLimiter):
         """Let no worker send a request for so many seconds. Doesn't wait for the coordinator."""
         self._coordinator.pause.remote(seconds)
 
-    async def _reserve(self, tokens: int) -> float:
-        return float(await self._coordinator.reserve.remote(tokens))
+    async def _turn(self, tokens: int) -> tuple[float, float]:
+        wait, put_off = await self._coordinator.turn.remote(tokens)
+        return float(wait), float(put_off)
 
-    async def _remaining_pause(self) -> float:
-        return float(await self._coordinator.remaining_pause.remote())
+    async def _all_put_off(self) -> float:
+        return float(await self._coordinator.put_off.remote())
