@@ -11,7 +11,7 @@ import pytest
 
 from ragcore import EmbeddedDocument, InvalidInput, MemoryStore, Overloaded, PgVectorStore, StoreError
 from ragcore.protocols import OriginStore
-from ragcore.store import reembed
+from ragcore.store import copy_collection, reembed
 from ragcore.testing import FakeEmbedder
 from ragcore.types import Origin
 
@@ -165,3 +165,49 @@ class TestPgVectorStore(TestMemoryStore):
             }
             assert await second.delete_of("/srv/a", ["one"], tenant="a") == 1
         assert set(await store.hashes(None, tenant="a")) == {"by hand"}
+
+    async def test_records_that_change_while_the_document_stays_are_copied_by_the_next_run(
+        self, store: PgVectorStore, migrated: tuple[str, str]
+    ) -> None:
+        documents = [listed("one", version="v1"), listed("two"), listed("three"), embedded("four", "text")]
+        await store.upsert(documents, tenant="a")
+        await store.upsert([listed("one")], tenant="b")
+
+        async def copied() -> dict[str, dict[str, Origin]]:
+            """Copy, and return the records of the copy. A store would put the copy into use."""
+            await copy_collection(migrated[1], source="ragcore", target="second", role="ragcore")
+            owner = await asyncpg.connect(migrated[1])
+            try:
+                rows = await owner.fetch("select * from second.origin")
+            finally:
+                await owner.close()
+            return {
+                tenant: {
+                    row["document_id"]: Origin(source=row["source"], entry=row["entry"], version=row["version"])
+                    for row in rows
+                    if row["tenant"] == tenant
+                }
+                for tenant in "ab"
+            }
+
+        async def right() -> dict[str, dict[str, Origin]]:
+            return {
+                tenant: dict(await store.origins(["one", "two", "three", "four"], tenant=tenant)) for tenant in "ab"
+            }
+
+        assert await copied() == await right()
+        changed = {
+            "one": Origin(source="/srv/a", entry="one", version="v2"),
+            "two": Origin(source="/srv/b", entry="moved", takes_over=True),
+            "four": Origin(source="/srv/b", entry="four"),
+        }
+        await store.record_origins(changed, tenant="a")
+        found = await copied()
+        assert found == await right()
+        assert found["a"]["two"].source == "/srv/b"
+        # A document that is written without a source loses its record.
+        await store.upsert([embedded("three", "another text")], tenant="a")
+        await store.upsert([replace(documents[2], document=replace(documents[2].document, origin=None))], tenant="a")
+        found = await copied()
+        assert found == await right()
+        assert set(found["a"]) == {"one", "two", "four"}
