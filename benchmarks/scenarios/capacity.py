@@ -6,6 +6,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import anyio
@@ -28,16 +29,19 @@ KINDS: tuple[IndexKind, ...] = ("vector", "halfvec", "binary")
 TENANT = "grid"
 TOP_K = 10
 DIMENSIONS = (384, 768, 1_536)
-# The smallest number of rows of 384 dimensions. Rows double up to the largest number; at a larger dimension, there are fewer rows with as many numbers.
-SMALLEST = 10_000
-ROUNDS = 3
-# Seconds of builds after which no further one is made.
-LONG_BUILD = 10.0
+# The numbers of rows of 384 dimensions. Rows double from the smallest to the largest; at a larger dimension, there are fewer rows with as many numbers.
+SMALLEST, LARGEST = 10_000, 40_000
+ROUNDS = 4
+# In each round, a build is repeated until the builds have taken so many seconds; searches and builds are made at most `REPEATS` times.
+LONG, REPEATS = 6.0, 3
 MEMORY = "2GB"
 # The memory of a build that is too small for its graph, to find out how many rows fit into it.
 SMALL = 8
 # One process builds each index, so that its processor time is that of one core. Vacuum runs between the measurements and not beside them.
 GRID_SETTINGS = {**SETTINGS, "max_parallel_maintenance_workers": "0", "autovacuum": "off"}
+# Rows of a cluster of the made vectors, whatever their number. A search that keeps 100 candidates takes twice as long where a cluster has fewer rows, because
+# it then looks for the others in all other clusters.
+CLUSTER_ROWS = 200
 # By the name of a measure: the column of the table, and what makes a model of points of one kind.
 MEASURES: dict[str, tuple[str, Callable[[Sequence[Point]], Model]]] = {
     "index": ("index MB", layout_of_index),
@@ -49,14 +53,14 @@ FITTED = ("build", "search")
 # Numbers of rows for which the model predicts what is not measured.
 LARGER = (1_000_000, 10_000_000, 100_000_000)
 MOST_ERROR = 0.2
-# With fewer points of a kind, a model with four parameters is not fitted.
+# With fewer points of a kind, a model with three parameters is not fitted.
 LEAST_POINTS = 6
 
 
 def run(
     *,
     quick: bool,
-    largest: Annotated[int, typer.Option(help="Largest number of rows of 384 dimensions.")] = 80_000,
+    largest: Annotated[int, typer.Option(help="Largest number of rows of 384 dimensions.")] = LARGEST,
     questions: Annotated[int, typer.Option(help="Number of questions of each point.")] = 200,
 ) -> Figures:
     """Measure all points. With --quick: one small point for each of two dimensions, by 50 questions."""
@@ -65,30 +69,113 @@ def run(
     return figures
 
 
-async def measure_capacity(figures: Figures, *, quick: bool, largest: int = 80_000, questions: int = 200) -> None:
+async def measure_capacity(figures: Figures, *, quick: bool, largest: int = LARGEST, questions: int = 200) -> None:
     """Add the figures of each point, and `capacity_error`: the largest error of the model for a point that it was not fitted to."""
-    rows: list[dict[str, Value]] = []
+    grid: list[_Point] = []
     async with server(GRID_SETTINGS) as running:
         owner_dsn, dsn = running.owner_dsn.reveal(), running.dsn.reveal()
-        for dimension in DIMENSIONS[:2] if quick else DIMENSIONS:
-            counts = _counts(dimension, 1_250 if quick else largest)
-            chunks = Chunks(dimension=dimension, words=1)
-            figures.notes.append(f"made vectors: {chunks}")
-            rows += await _points(owner_dsn, dsn, chunks, counts, 50 if quick else questions)
+        sizes = [
+            (Chunks(dimension=dimension, words=1, clusters=max(2, rows // CLUSTER_ROWS)), rows)
+            for dimension in (DIMENSIONS[:2] if quick else DIMENSIONS)
+            for rows in _counts(dimension, 1_250 if quick else largest)
+        ]
+        figures.notes += [f"made vectors of {rows} rows: {chunks}" for chunks, rows in sizes]
+        for chunks, rows in sizes:
+            schema = _schema(chunks.dimension, rows)
+            await migrate(
+                owner_dsn,
+                model=MODEL,
+                dimension=chunks.dimension,
+                role="ragcore",
+                schema=schema,
+                index=Index(kind="none"),
+            )
+        async with connected(owner_dsn) as owner:
+            for chunks, rows in sizes:
+                grid.append(await _filled(owner, chunks, rows, 50 if quick else questions))
+            # All points once, then all again: a machine that is slow for some minutes then spoils one round of a point, and not all.
+            for number in range(1 if quick else ROUNDS):
+                for point in grid:
+                    say(f"round {number + 1}: {point.rows} rows of {point.dimension} dimensions …")
+                    for kind in KINDS:
+                        await _measure(owner, owner_dsn, dsn, point, kind)
     figures.notes.append(
         "Build and search are processor time of PostgreSQL's processes, so other processes of the machine matter little. "
         f"Settings: {', '.join(f'{name} {value}' for name, value in GRID_SETTINGS.items())}; maintenance_work_mem {MEMORY}."
     )
-    figures.tables.append(Table("Kinds of indexes by rows and dimension", rows))
-    for row in rows:
-        kind = f"{row['index']}_{row['dimensions']}"
+    table = [row for point in grid for row in point.table()]
+    figures.tables.append(Table("Kinds of indexes by rows and dimension", table))
+    for row in table:
+        name = f"{row['index']}_{row['dimensions']}"
         for column in ("index MB", "table MB", "build s", "search ms", "searches/s", "recall@10"):
-            figures.values[f"{kind}_{row['rows']}.{column}"] = row[column]
+            figures.values[f"{name}_{row['rows']}.{column}"] = row[column]
         # Of the largest number of rows, which comes last.
         for column in ("index", "table"):
-            figures.values[f"{kind}.{column} B/row"] = 1e6 * float(row[f"{column} MB"] or 0) / float(row["rows"] or 1)
-        figures.values[f"{kind}.memory B/row"] = row["memory B/row"]
-    _predict(figures, rows)
+            figures.values[f"{name}.{column} B/row"] = 1e6 * float(row[f"{column} MB"] or 0) / float(row["rows"] or 1)
+        figures.values[f"{name}.memory B/row"] = row["memory B/row"]
+    _predict(figures, table)
+
+
+@dataclass
+class _Measured:
+    """What was measured of one kind of index at one point.
+
+    Attributes:
+        bytes: size of the index.
+        build: smallest processor time of a build, in seconds.
+        times: smallest processor time of a search for each question, in seconds.
+        recall: recall@10.
+        walks: whether the searches walk through the index.
+        memory: memory that a build's graph needs for a row, in bytes; None: not known.
+    """
+
+    bytes: int
+    build: float
+    times: list[float]
+    recall: float
+    walks: bool
+    memory: float | None = None
+
+
+@dataclass
+class _Point:
+    """A collection of the grid.
+
+    Attributes:
+        schema: name of its schema.
+        dimension, rows: dimension and number of its chunks.
+        bytes: size of its table.
+        asked: vectors of the questions.
+        right: ids of the nearest chunks of each question.
+        measured: what was measured, by the kind of the index.
+    """
+
+    schema: str
+    dimension: int
+    rows: int
+    bytes: int
+    asked: Vectors
+    right: list[set[str]]
+    measured: dict[IndexKind, _Measured] = field(default_factory=dict)
+
+    def table(self) -> list[dict[str, Value]]:
+        """Return a row for each kind of index."""
+        return [
+            {
+                "index": kind,
+                "dimensions": self.dimension,
+                "rows": self.rows,
+                "table MB": self.bytes / 1e6,
+                "walks": int(found.walks),
+                "index MB": found.bytes / 1e6,
+                "build s": found.build,
+                "search ms": 1_000 * statistics.fmean(found.times),
+                "searches/s": 1 / statistics.fmean(found.times),
+                "recall@10": found.recall,
+                "memory B/row": found.memory,
+            }
+            for kind, found in self.measured.items()
+        ]
 
 
 def _counts(dimension: int, largest: int) -> list[int]:
@@ -99,81 +186,59 @@ def _counts(dimension: int, largest: int) -> list[int]:
     return counts
 
 
-async def _points(
-    owner_dsn: str, dsn: str, chunks: Chunks, counts: Sequence[int], questions: int
-) -> list[dict[str, Value]]:
-    """Grow one collection, and measure each kind of index at each number of rows."""
-    schema = f"grid_{chunks.dimension}"
-    await migrate(
-        owner_dsn, model=MODEL, dimension=chunks.dimension, role="ragcore", schema=schema, index=Index(kind="none")
-    )
+def _schema(dimension: int, rows: int) -> str:
+    return f"grid_{dimension}_{rows}"
+
+
+async def _filled(owner: Owner, chunks: Chunks, rows: int, questions: int) -> _Point:
+    """Fill a collection."""
+    dimension, schema = chunks.dimension, _schema(chunks.dimension, rows)
+    say(f"{rows} rows of {dimension} dimensions …")
+    documents = list(chunks.documents("grid", rows))
+    await copy_in(owner, schema, TENANT, iter(documents))
+    await owner.execute(f"vacuum analyze {schema}.chunk")
+    size = "select pg_table_size($1::regclass) + pg_indexes_size($1::regclass)"
     asked = chunks.vectors("questions", questions)
-    vectors: list[Vectors] = []
-    ids: list[str] = []
-    rows: list[dict[str, Value]] = []
-    async with connected(owner_dsn) as owner:
-        for count in counts:
-            say(f"{count} rows of {chunks.dimension} dimensions …")
-            documents = list(chunks.documents(f"to{count}", count - len(ids)))
-            await copy_in(owner, schema, TENANT, iter(documents))
-            vectors += [one.vectors for one in documents]
-            ids += [chunk.id for one in documents for chunk in one.chunks]
-            await owner.execute(f"vacuum analyze {schema}.chunk")
-            right = _nearest(asked, np.vstack(vectors), ids)
-            table = await owner.fetchval(
-                "select pg_table_size($1::regclass) + pg_indexes_size($1::regclass)", f"{schema}.chunk"
-            )
-            for kind in KINDS:
-                row = {"index": kind, "dimensions": chunks.dimension, "rows": count, "table MB": table / 1e6}
-                row |= await _point(owner, owner_dsn, dsn, schema, kind, asked, right)
-                memory = await _memory(owner, schema, kind, chunks.dimension) if count == counts[-1] else None
-                rows.append(row | {"memory B/row": memory})
-                say(
-                    ", ".join(
-                        f"{name} {value:.4g}" if isinstance(value, float) else str(value)
-                        for name, value in rows[-1].items()
-                    )
-                )
-    return rows
+    ids = [chunk.id for one in documents for chunk in one.chunks]
+    right = _nearest(asked, np.vstack([one.vectors for one in documents]), ids)
+    return _Point(schema, dimension, rows, await owner.fetchval(size, f"{schema}.chunk"), asked, right)
 
 
-async def _point(
-    owner: Owner, owner_dsn: str, dsn: str, schema: str, kind: IndexKind, asked: Vectors, right: Sequence[set[str]]
-) -> dict[str, Value]:
+async def _measure(owner: Owner, owner_dsn: str, dsn: str, point: _Point, kind: IndexKind) -> None:
+    """Build an index, search, and remove it. Of each time, the smallest of all rounds counts, because other processes take processor caches away."""
+    schema, known = point.schema, point.measured.get(kind)
     await owner.execute(f"set maintenance_work_mem = '{MEMORY}'")
-    definition = await _definition(owner, schema, kind, asked.shape[1])
+    definition = await _definition(owner, schema, kind, point.dimension)
     builds: list[float] = []
-    # The smallest of some builds, because other processes take processor caches away. A long build is affected less, and is not repeated.
-    while not builds or (len(builds) < ROUNDS and sum(builds) < LONG_BUILD):
+    while not builds or (len(builds) < REPEATS and sum(builds) < LONG):
         await owner.execute(f"drop index if exists {schema}.chunk_embedding")
         # Built through this connection and not by `build_index`, because the processor time of a process can be read only while it runs.
         before = processor_seconds([owner.get_server_pid()])
         await owner.execute(f"create index chunk_embedding {definition}")
         builds.append(processor_seconds([owner.get_server_pid()]) - before)
+    build = min(builds)
     # Finds the index, and records its kind.
     built = await build_index(owner_dsn, schema=schema, kind=kind, keep_seconds=0)
     assert not built.built
-    queries = [Query(question="", tenant=TENANT, mode="vector", top_k=TOP_K, vector=vector) for vector in asked]
+    queries = [Query(question="", tenant=TENANT, mode="vector", top_k=TOP_K, vector=vector) for vector in point.asked]
     async with PgVectorStore(dsn, schema=schema, exact_rows=0, pool_size=1) as store:
-        # The first round fills the caches, and finds out that the tenant is large.
+        # The first searches fill the caches, and find out that the tenant is large.
         found = [{passage.chunk_id for passage in await store.search(query)} for query in queries]
+        walks = bool((await store.explain(queries[0])).uses_vector_index)
         pids = await backends(owner)
-        # The smallest of some times of each question, for the same reason.
         times = [math.inf] * len(queries)
-        for _ in range(ROUNDS):
+        for _ in range(REPEATS):
             for number, query in enumerate(queries):
                 before = processor_seconds(pids)
                 await store.search(query)
                 times[number] = min(times[number], processor_seconds(pids) - before)
-        seconds = statistics.fmean(times)
     await owner.execute(f"drop index {schema}.chunk_embedding")
-    return {
-        "index MB": built.bytes / 1e6,
-        "build s": min(builds),
-        "search ms": 1_000 * seconds,
-        "searches/s": 1 / seconds,
-        "recall@10": statistics.fmean(len(one & other) / TOP_K for one, other in zip(right, found, strict=True)),
-    }
+    if known is not None:
+        known.build, known.times = min(known.build, build), [*map(min, known.times, times)]
+        return
+    recall = statistics.fmean(len(one & other) / TOP_K for one, other in zip(point.right, found, strict=True))
+    memory = await _memory(owner, schema, kind, point.dimension)
+    point.measured[kind] = _Measured(built.bytes, build, times, recall, walks, memory)
 
 
 async def _memory(owner: Owner, schema: str, kind: IndexKind, dimension: int) -> float | None:
@@ -223,6 +288,8 @@ def _predict(figures: Figures, rows: Sequence[dict[str, Value]]) -> None:
         points = [
             Point(_kind(row), int(row["rows"] or 0), int(row["dimensions"] or 0), float(row[column] or 0))
             for row in rows
+            # A model of a walk can't predict searches that compare all vectors.
+            if measure != "search" or row["walks"]
         ]
         if measure in FITTED and len(points) < LEAST_POINTS * len(KINDS):
             continue

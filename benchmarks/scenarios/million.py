@@ -100,7 +100,7 @@ def run(
     ] = PARTITIONS,
     searches: Annotated[int, typer.Option(help="Number of searches of each size and mode.")] = 2_000,
 ) -> Figures:
-    """Fill and measure the collections. With --quick: 10,000 chunks compared with 2,100, and 200 searches."""
+    """Fill and measure the collections. With --quick: 7,000 chunks compared with 2,100, and 100 searches."""
     figures = Figures()
     anyio.run(lambda: measure_million(figures, quick=quick, rows=rows, partitions=partitions, searches=searches))
     return figures
@@ -111,7 +111,7 @@ async def measure_million(
 ) -> None:
     """Add the figures of a collection of `rows` chunks, and `million_p99_ratio`: the 99th percentile for small tenants, compared with 10,000 chunks."""
     if quick:
-        rows, searches = min(rows, 10_000), min(searches, 200)
+        rows, searches = min(rows, 7_000), min(searches, 100)
     chunks = Chunks(dimension=DIMENSION)
     collections = [
         Collection.small("few", 2_100 if quick else SMALL_COLLECTION),
@@ -128,7 +128,7 @@ async def measure_million(
         figures.tables.append(Table("Collections", sizes))
         await _search(figures, dsn, chunks, collections, searches)
         await _recall(figures, dsn, chunks, collections[1:], 10 if quick else 50)
-        await _ingest(figures, dsn, chunks, collections[1:], seconds=3.0 if quick else 20.0)
+        await _ingest(figures, dsn, chunks, collections[1:], seconds=2.0 if quick else 20.0)
     figures.values["rows"] = rows
     ratio = float(figures.values["million_p99_ratio"] or 0)
     if not quick:
