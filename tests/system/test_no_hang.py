@@ -375,9 +375,11 @@ async def _until(condition: Callable[[], bool]) -> None:
 @pytest.mark.parametrize("seconds", [15.0, pytest.param(60.0, marks=pytest.mark.thorough)])
 async def test_mixed_traffic_is_accounted_for_and_leaks_nothing(seconds: float) -> None:
     """A short version of `python -m benchmarks soak`. Only the long run judges memory."""
+    # Other tests of this process have left memory behind, so only the growth counts.
+    before = psutil.Process().memory_info().rss / 2**20
     figures = await soak(seconds)
     values = figures.values
     assert values["sent"] == values["accounted"]
     assert values["running_at_the_end"] == 0
     assert values["fd_growth"] == 0
-    assert float(values["rss_end_mb"] or 0) < 1_000
+    assert float(values["rss_end_mb"] or 0) - before < 500

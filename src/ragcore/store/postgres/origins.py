@@ -16,14 +16,20 @@ from ragcore.errors import DeadlineExceeded, InvalidInput, Overloaded, StoreErro
 from ragcore.resilience import deadline
 from ragcore.store.origins import foreign
 from ragcore.store.postgres.collection import Collection
-from ragcore.store.postgres.connection import Connection, PooledConnection, connect, transaction
+from ragcore.store.postgres.connection import (
+    Connection,
+    PooledConnection,
+    again_after_deadlocks,
+    connect,
+    transaction,
+)
 from ragcore.store.postgres.dsn import Address
-from ragcore.store.postgres.statements import SQL
+from ragcore.store.postgres.statements import SQL, quoted, statement
 from ragcore.store.postgres.tenants import Tenants
 from ragcore.store.postgres.translate import translate
 from ragcore.types import Origin
 
-__all__ = ["Origins", "record", "released"]
+__all__ = ["Origins", "align_origins", "record", "released"]
 
 LOCK_SECONDS = 30.0
 
@@ -130,6 +136,29 @@ async def record(
 def released(document_ids: Sequence[str], origins: Mapping[str, Origin]) -> list[str]:
     """Return the documents whose records are removed when they are written: no source lists them, or their source takes them over."""
     return [one for one in document_ids if one not in origins or origins[one].takes_over]
+
+
+async def align_origins(connection: Connection, source: str, target: str, *, seconds: float) -> None:
+    """Give the documents of one collection the records that they have in another one. The content hash does not contain them.
+
+    Args:
+        connection: a connection of the owner.
+        source, target: schemas of the collection with the records, and of the one that gets them.
+        seconds: largest number of seconds of each transaction.
+    """
+    align = statement("align_origins", schema=quoted(target), other=quoted(source))
+
+    async def step(tenant: str) -> None:
+        async with transaction(connection):
+            await connection.execute(SQL["set_tenant"], tenant)
+            await connection.execute(align, tenant)
+
+    with deadline(seconds):
+        async with transaction(connection):
+            rows = await connection.fetch(statement("tenants_of", schema=quoted(target)))
+    for row in rows:
+        with deadline(seconds):
+            await again_after_deadlocks(partial(step, row["tenant"]))
 
 
 async def _lock(connection: Connection, schema: str, source: str, tenant: str, *, in_transaction: bool) -> None:

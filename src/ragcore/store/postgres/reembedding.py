@@ -10,7 +10,6 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import cast
 
 import asyncpg
@@ -28,6 +27,7 @@ from ragcore.store.postgres.extension import encode_vector, find_extension
 from ragcore.store.postgres.groups import link
 from ragcore.store.postgres.index import Index
 from ragcore.store.postgres.inspection import read_settings
+from ragcore.store.postgres.origins import align_origins
 from ragcore.store.postgres.schema import migrate
 from ragcore.store.postgres.sharing import copy_shared
 from ragcore.store.postgres.statements import SQL, check_schema, quoted, statement
@@ -261,26 +261,9 @@ class _Work:
                 elif row["wanted"]:  # an empty hash means that the document is being written now
                     await self._collect(row["tenant"], row["id"], row["wanted"])
             await self._flush()
-        await self._align_origins()
+        await align_origins(self._connection, self._source, self._target, seconds=STATEMENT_SECONDS)
         self._done = replace(self._done, differing=len(await self._differing()))
         return self._done
-
-    async def _align_origins(self) -> None:
-        """Copy the records of sources that have changed since their documents were transferred: they are no part of the content hash."""
-        tenants = statement("tenants_of", schema=quoted(self._target))
-        align = statement("align_origins", schema=quoted(self._target), other=quoted(self._source))
-
-        async def step(tenant: str) -> None:
-            async with transaction(self._connection):
-                await self._connection.execute(SQL["set_tenant"], tenant)
-                await self._connection.execute(align, tenant)
-
-        with deadline(STATEMENT_SECONDS):
-            async with transaction(self._connection):
-                rows = await self._connection.fetch(tenants)
-        for row in rows:
-            with deadline(STATEMENT_SECONDS):
-                await again_after_deadlocks(partial(step, row["tenant"]))
 
     async def _differing(self) -> list[asyncpg.Record]:
         text = statement("differing", schema=quoted(self._source), other=quoted(self._target))

@@ -26,8 +26,6 @@ __all__ = ["Shape", "TableSearch", "search_of", "statement_of", "writing_stateme
 # The rows that are compared exactly: all of a small tenant. `sql/table_some` has those that complete a walk through the index.
 ALL = "{rows} where s.small and c.tenant = s.tenant and c.embedding is not null {filter}"
 INDEXED = "select tenant, row_table, row_place, id, distance, 'index' as scan from by_index"
-# Half precision may confuse neighbours, so twice as many chunks are fetched, and full precision ranks them again. `+ 0` as in `sql/table_by_index`.
-RANKED = 'select * from ({walk}) as fetched order by distance + 0::float8, id collate "C" limit {depth}'
 # Without an index on the words, text search reads this many characters of a chunk. The words of 1 MB can be too long for a tsvector.
 READ_CHARACTERS = 50_000
 # A value of type json, or null if it has a NUL character or half of a surrogate pair. Escaped backslashes and whole pairs are removed first.
@@ -38,9 +36,7 @@ READABLE = (
     + literal(r"\\u(0000|[dD][89a-fA-F])")
     + " then {value} end)"
 )
-PASSAGE_COLUMNS = ", ".join(
-    f"c.{name}" for name in ("id", "document_id", "text", "title", "source", "start_char", "end_char", "metadata")
-)
+PASSAGE_COLUMNS = "c.id, c.document_id, c.text, c.title, c.source, c.start_char, c.end_char, c.metadata"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,7 +345,7 @@ def _compose_search(search: TableSearch) -> str:
     ]
     parts = {
         "nearest": SQL["table_nearest"],
-        "first": RANKED if half else SQL["table_walk"],
+        "first": SQL["table_ranked" if half else "table_walk"],
         "walk": SQL["table_walk"],
         "candidates": "" if search.exactly else SQL["table_by_index"],
         "found_rows": " union all ".join(steps),
