@@ -39,8 +39,8 @@ MEMORY = "2GB"
 SMALL = 8
 # One process builds each index, so that its processor time is that of one core. Vacuum runs between the measurements and not beside them.
 GRID_SETTINGS = {**SETTINGS, "max_parallel_maintenance_workers": "0", "autovacuum": "off"}
-# Rows of a cluster of the made vectors, whatever their number. A search that keeps 100 candidates takes twice as long where a cluster has fewer rows, because
-# it then looks for the others in all other clusters.
+# Rows of a cluster of the made vectors, whatever their number. With 50 rows in a cluster, a search that keeps 100 candidates took two to three times as
+# long, because it then looks for the others in all other clusters.
 CLUSTER_ROWS = 200
 # By the name of a measure: the column of the table, and what makes a model of points of one kind.
 MEASURES: dict[str, tuple[str, Callable[[Sequence[Point]], Model]]] = {
