@@ -76,7 +76,7 @@ def test_the_size_of_an_index_follows_from_the_layout_of_its_pages() -> None:
 
 
 def test_the_model_is_found_and_predicts_a_point_that_it_was_not_fitted_to() -> None:
-    walk = Walk(0.5, 0.2, 0.0003)
+    walk = Walk("halfvec", 0.5, 0.0003, 0.2)
     points = [
         Point("halfvec", rows, dimension, walk(rows, dimension))
         for rows in (1_000, 2_000, 4_000)

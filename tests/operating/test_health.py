@@ -71,6 +71,17 @@ async def test_the_last_failure_is_named_without_its_text(rag: RAG, fake_store: 
     assert CANARY not in json.dumps((await fresh(rag)).to_dict())
 
 
+async def test_the_last_degraded_call_is_named_with_its_stages(rag: RAG, fake_generator: FakeGenerator) -> None:
+    assert (await fresh(rag)).details["rag_service"]["last_degraded"] is None
+    await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+    fake_generator.faults.next(Fail(503))
+    answer = await rag.ask("deductible?", tenant="m")
+    await rag.ask("deductible?", tenant="m")
+    last = (await fresh(rag)).details["rag_service"]["last_degraded"]
+    assert last == {"id": answer.call_id, "method": "ask", "outcome": "degraded", "stages": ["generate"]}
+    assert [call.degraded for call in rag.recent()[-2:]] == [("generate",), ()]
+
+
 async def test_an_open_breaker_degrades_health_and_its_dependency_is_named(rag: RAG) -> None:
     breaker = rag.retriever.embedder.policy.breaker()  # type: ignore[union-attr]
     breaker.isolate()

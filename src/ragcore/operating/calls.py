@@ -317,6 +317,7 @@ class Call:
             elapsed=self.elapsed(),
             waiting_on=(waiting_on(self.task) if self.stepping else READER) if outcome is None else None,
             outcome=outcome,
+            degraded=self.findings.stages,
         )
 
     def failed(self, error: BaseException) -> None:

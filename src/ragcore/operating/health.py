@@ -197,6 +197,7 @@ def _service(rag: Client, stats: Stats) -> tuple[Status, dict[str, Any]]:
     details: dict[str, Any] = {
         "calls": dict(stats.calls),
         "last_failure": _last_failure(rag),
+        "last_degraded": _last_degraded(rag),
         "dependencies": {name: _dependency_state(stats, name) for name in names},
     }
     not_closed = [
@@ -233,6 +234,14 @@ def _last_failure(rag: Client) -> dict[str, Any] | None:
     for call in reversed(rag.recent()):
         if call.outcome not in ("ok", "degraded", "cancelled", "InvalidInput"):
             return {"id": call.id, "method": call.method, "outcome": call.outcome, "stage": call.stage}
+    return None
+
+
+def _last_degraded(rag: Client) -> dict[str, Any] | None:
+    """Return the last call in which a stage was replaced by a fallback."""
+    for call in reversed(rag.recent()):
+        if call.degraded:
+            return {"id": call.id, "method": call.method, "outcome": call.outcome, "stages": list(call.degraded)}
     return None
 
 

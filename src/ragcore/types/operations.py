@@ -91,6 +91,7 @@ class CallInfo(Value):
         waiting_on: what the call waits for: the innermost function that it awaits, outside of the event loop's own code, as "module.function:line"; "the
             reader of the stream" for a stream between two pieces. None if the call is finished.
         outcome: "ok", "degraded", "cancelled" or the error's class name; None while the call runs.
+        degraded: the stages that failed and were replaced by a fallback, so far or in total.
     """
 
     id: str
@@ -100,6 +101,7 @@ class CallInfo(Value):
     elapsed: float
     waiting_on: str | None = None
     outcome: str | None = None
+    degraded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
