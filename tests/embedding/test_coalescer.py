@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from tests.pace import in_time
 
-from ragcore import EmbeddingError, NotOpen, Overloaded, Vector
+from ragcore import DeadlineExceeded, EmbeddingError, NotOpen, Overloaded, Vector
 from ragcore.embedding.coalescer import MOST_REQUESTS, MOST_TEXTS, MOST_WAITING, Coalescer
 from ragcore.lifecycle.owner import Owner
 from ragcore.resilience import Bulkhead, Policy, flow
@@ -268,3 +269,22 @@ async def test_a_full_queue_does_not_refuse_a_flow_for_a_text_that_it_shares() -
         server, [*asked, ("quiet", shared), *(("late", f"late {number}") for number in range(50))]
     )
     assert outcomes[shared] == "vector"
+
+
+async def test_on_a_busy_loop_the_callers_own_scope_ends_the_call_and_not_the_error_of_the_request() -> None:
+    """The request sees that the deadline has passed before the timer of the caller's scope has run."""
+
+    async def send(texts: Sequence[str], of_several: bool) -> Vector:
+        until = time.perf_counter() + 0.05
+        while time.perf_counter() < until:
+            pass
+        raise DeadlineExceeded("too late", budget=0.01, elapsed=0.05)
+
+    owner = Owner("test")
+    await owner.start()
+    with anyio.move_on_after(0.01) as scope:
+        await Coalescer(send).embed(owner, "text")
+    assert scope.cancelled_caught
+    with pytest.raises(DeadlineExceeded):  # without a scope, the caller gets the error
+        await Coalescer(send).embed(owner, "text")
+    await owner.stop()

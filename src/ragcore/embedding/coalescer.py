@@ -16,8 +16,8 @@ from typing import Self
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ragcore.errors import EmbeddingError, NotOpen, Overloaded
-from ragcore.lifecycle.bound import expires_at, inherit
+from ragcore.errors import DeadlineExceeded, EmbeddingError, NotOpen, Overloaded
+from ragcore.lifecycle.bound import expires_at, inherit, yield_to_scope
 from ragcore.lifecycle.operations import Operation, begin, current
 from ragcore.lifecycle.owner import Owner
 from ragcore.lifecycle.stages import following_all, listener
@@ -97,6 +97,8 @@ class Coalescer:
                 await item.done.wait()
             finally:
                 self._leave(item, line)
+        if isinstance(item.error, DeadlineExceeded):
+            await yield_to_scope()
         return item.result()
 
     def _make_room(self, name: str) -> None:
