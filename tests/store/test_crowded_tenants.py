@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 
+import anyio
 import asyncpg
 import numpy as np
 import pytest
@@ -141,3 +142,20 @@ async def test_an_existing_table_walks_on_for_a_tenant_whose_chunks_are_mixed_wi
             right += len({passage.chunk_id for passage in found} & {f"mixed-{number}" for number in nearest})
         assert right >= 0.9 * 3 * TOP_K * len(crowd.questions)
         assert store._tenants.walks_on.get("mixed")
+
+
+async def test_searches_of_such_a_tenant_at_the_same_time_all_find_enough(crowd: Crowd) -> None:
+    """The first search to end makes the store remember that the tenant's searches walk on. The others began before that, so they search again, too."""
+    found: list[int] = []
+    wanted = EF_SEARCH // 2  # more than the tenant's part of the first chunks of the index
+    async with TableStore(crowd.dsn, MAPPING, exact_rows=0, ef_search=EF_SEARCH) as store:
+
+        async def search(question: Vectors) -> None:
+            asked = Query(question="absent", tenant="mixed", mode="vector", top_k=wanted, vector=question)
+            found.append(len(await store.search(asked)))
+
+        store._tenants.exactly.put("mixed", False)
+        async with anyio.create_task_group() as group:
+            for question in crowd.questions:
+                group.start_soon(search, question)
+    assert found == [wanted] * len(crowd.questions)

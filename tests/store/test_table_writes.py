@@ -141,7 +141,7 @@ async def test_a_parent_has_a_row_for_each_document(tables: tuple[str, str]) -> 
         assert await store.delete([plan.document.id, "no uuid"], tenant=B) == 0
         assert await store.delete([plan.document.id, plan.document.id, "no uuid"], tenant=A) == 1
         assert [row["id"] for row in await fetch(tables[1], "select id::text from files")] == [uuid_of("old")]
-        with pytest.raises(InvalidInput, match="'plan' is no value of the type uuid"):
+        with pytest.raises(InvalidInput, match="'plan' is not a value of the type uuid"):
             await store.upsert([PLAN], tenant=A)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
@@ -266,7 +267,7 @@ BAD = {
     ),
     "no right": (
         Table(table="hidden", tenant="owner", isolation="where", exact=True),
-        "may not read id, text, embedding, owner of public.hidden: .* `grant select",
+        'may not read id, text, embedding, owner of public.hidden: .* `grant select on "public"."hidden" to "ragcore"`',
     ),
     "no row-level security": (
         replace(MAPPED, isolation="rls"),
@@ -667,6 +668,25 @@ async def test_explain_names_the_index_that_is_missing(plain: tuple[str, str]) -
             for one in explanation.advice
         )
         assert "Node Type" in explanation.plan
+
+
+@pytest.mark.anyio
+async def test_the_statements_that_explain_names_can_be_executed(plain: tuple[str, str]) -> None:
+    owner = await asyncpg.connect(plain[1])
+    await owner.execute("""
+        create table "Json" (id text primary key, "Data" jsonb, embedding vector(64));
+        insert into "Json" select n::text, '{"text": "a secret", "user": "a"}', array_fill(0.1, array[64])::vector from generate_series(1, 50) as n;
+        grant select on "Json" to ragcore;
+        analyze "Json";
+    """)
+    mapping = Table(table="Json", text="Data->>text", tenant="Data->>user", isolation="where", exact=True)
+    async with TableStore(plain[0], mapping) as store:
+        advice = (await store.explain(query("secret", mode="hybrid"))).advice
+    statements = [statement for one in advice for statement in re.findall("`(.*?)`", one)]
+    assert len(statements) == 2
+    for statement in statements:
+        await owner.execute(statement)
+    await owner.close()
 
 
 @pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""`Table`: names the parts of a table that is already there, for `TableStore`."""
+"""`Table`: names the parts of an existing table, for `TableStore`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Isolation: TypeAlias = Literal["rls", "where"]
 COLUMNS = (
     "id", "text", "embedding", "tenant", "document", "order", "title", "source", "metadata", "words", "content_hash",
 )  # fmt: skip
-# PostgreSQL cuts longer names, so they would name another object.
+# PostgreSQL truncates longer names, so they could name another object.
 MOST_BYTES = 63
 SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(?:\.[A-Za-z_][A-Za-z0-9_$]*)*")
-# The store sets these itself.
+# The store itself sets these settings.
 OWN_SETTINGS = ("role", "session_authorization", "row_security")
 
 
@@ -61,7 +61,7 @@ class Table:
         embedding: column of type vector or halfvec.
         tenant: column with the tenant: text, varchar, uuid, an integer type, or a JSON key.
         document: column with the id of the document; None: each chunk is a document.
-        order: column with the place of a chunk in its document, an integer; None: unknown, so `neighbours` is unsupported.
+        order: column with the position of a chunk in its document, an integer; None: unknown, so `neighbours` is unsupported.
         title, source, metadata: columns of these fields of a passage; None: they are empty. `metadata` must be json or jsonb.
         parent: name of the table of documents; None: no other table is needed. Chunks without a row in it are not found.
         parent_schema: schema of the parent table; None: the same schema.
@@ -76,9 +76,10 @@ class Table:
         exact: whether each search compares all of the tenant's vectors. False: the table must have an index for the vectors.
         role: role to which each call switches with `set local role`, so that its policies apply. Each call then needs three round trips instead of one.
         writable: whether the store may add, replace and delete documents. False: it only reads.
-        constants: values of further columns, as texts, for the rows that the store writes. `parent.name` is a column of the parent. So a row satisfies the
-            predicate, and columns without a default have a value.
-        settings: settings of PostgreSQL that each statement sets for itself, by name: a function gets the tenant and returns the value.
+        constants: values of further columns, as texts, for the rows that the store writes. `parent.name` is a column of the parent. Use them to satisfy the
+            predicate, and for columns that have no default.
+        settings: settings of PostgreSQL that each statement sets for itself: from the name of a setting to a function that gets the tenant and returns the
+            value.
 
     Raises:
         ConfigurationError: a name is invalid, or two fields contradict each other.
@@ -171,13 +172,13 @@ class Table:
 
     @property
     def columns(self) -> Mapping[str, Column]:
-        """The columns that are named, by the names of the fields."""
+        """The columns of the mapping by the names of their fields, without those that are None."""
         named = {name: getattr(self, name) for name in COLUMNS}
         return {name: Column.parse(text) for name, text in named.items() if text is not None}
 
     @property
     def keys(self) -> tuple[str, str]:
-        """The columns that join both tables: of the chunks, and of the parent."""
+        """The columns that join both tables: that of the table of chunks, and that of the parent."""
         own, _, other = (self.join or self.document or "").partition("=")
         return own.strip(), (other or own).strip()
 

@@ -1,4 +1,4 @@
-"""Search a table that is already there, without a migration."""
+"""Search an existing table, without a migration."""
 
 from ragcore.store.postgres.table.catalogue import VectorIndex
 from ragcore.store.postgres.table.inspection import TableInspection

@@ -49,7 +49,8 @@ class TableSettings(Protocol):
 class TableAccess:
     """Access to the table of a mapping, like `Collection` to a collection.
 
-    Invariant: no work runs on a connection before the mapping was compared with the database through it, and fits. `found` holds the last inspection.
+    Invariant: work runs on a connection only after the mapping was compared with the database through this connection, and fits. `found` holds the last
+    inspection.
 
     Args:
         settings: the store's settings.
@@ -86,7 +87,7 @@ class TableAccess:
         return self.found
 
     async def call(self, work: Callable[[PooledConnection, Shape], Awaitable[T]]) -> T:
-        """Run `work` through the policy, on a connection for which the mapping is checked. Errors of the driver are raised as ragcore's errors."""
+        """Run `work` through the policy, on a connection on which the mapping was checked. Errors of the driver are raised as ragcore's errors."""
         return await self._run(lambda connection: self._examined(connection, work))
 
     async def write(self, work: Callable[[PooledConnection, Shape], Awaitable[T]]) -> T:
@@ -117,7 +118,11 @@ class TableAccess:
         return await self._run(self._look_at)
 
     async def ping(self) -> None:
-        """Check the mapping; raise `ConfigurationError` if it does not fit."""
+        """Check the mapping.
+
+        Raises:
+            ConfigurationError: the mapping does not fit.
+        """
         await self._run(self._check)
 
     def check_dimension(self, vector: Vector | None) -> None:
@@ -209,7 +214,7 @@ class TableAccess:
                 with deadline(LOOK_SECONDS):
                     await pool.run(self._check)
         except ConfigurationError:
-            pass  # logged below, one line for each problem
+            pass  # the problems are logged below, one line for each
         except Exception as error:
             if self._pool is not None:  # if the store is closed already, the error does not matter
                 logger.warning(
@@ -256,12 +261,12 @@ async def _reading_as(connection: PooledConnection, role: str, work: Callable[[]
 
 
 async def _in_transaction(connection: PooledConnection, begin: str, work: Callable[[], Awaitable[T]]) -> T:
-    """Run `work` in a transaction, which the statements `begin` start in one round trip. After other errors than these, the pool ends the connection."""
+    """Run `work` in a transaction, which `begin` starts in one round trip. After other errors than those named here, the pool ends the connection."""
     try:
         await connection.execute(begin)
         result = await work()
     except (asyncpg.PostgresError, ConfigurationError, InvalidInput):
-        # A session that has ended can't roll back; that second error would hide why it ended.
+        # A session that has ended can't roll back. The error of the rollback would hide the first error.
         with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             await connection.execute("rollback")
         raise

@@ -1,4 +1,4 @@
-"""What the catalogue of PostgreSQL says about an existing table and its parent."""
+"""Facts of PostgreSQL's catalogue about an existing table and its parent."""
 
 from __future__ import annotations
 
@@ -13,9 +13,19 @@ from ragcore.store.postgres.statements import quoted, statement
 from ragcore.store.table import Column, Table
 from ragcore.value import Value
 
-__all__ = ["INTEGERS", "TENANTS", "TEXTS", "Catalogue", "Relation", "VectorIndex", "find_index", "read_catalogue"]
+__all__ = [
+    "INTEGERS",
+    "TENANTS",
+    "TEXTS",
+    "Catalogue",
+    "Relation",
+    "VectorIndex",
+    "find_index",
+    "quoted_relation",
+    "read_catalogue",
+]
 
-# Names of the types of texts, of integers, and of tenants.
+# Names of the types for texts, for integers, and for tenants.
 TEXTS = ("text", "varchar")
 INTEGERS = ("int2", "int4", "int8")
 TENANTS = (*TEXTS, "uuid", *INTEGERS)
@@ -46,10 +56,10 @@ class Relation:
     """A table as the catalogue describes it.
 
     Attributes:
-        kind: relkind of pg_class.
-        has_rls, rls_applies: whether row-level security is on, and whether it applies to the role.
-        open_policy: a policy that shows every row to the role; None if there is none.
-        foreign_part: a foreign table that is a partition of this one; None if there is none.
+        kind: `relkind` of pg_class.
+        has_rls, rls_applies: whether row-level security is enabled, and whether it applies to the role.
+        open_policy: name of a policy that shows every row to the role; None if there is none.
+        foreign_part: name of a foreign table that is a partition of this one; None if there is none.
         about_rows: PostgreSQL's estimate; -1 if it is unknown.
         may_use_schema, may_delete: whether the role may use the table's schema, and delete rows.
         columns: facts about each column by its name.
@@ -74,7 +84,7 @@ class Relation:
         return self.rls_applies and self.open_policy is None
 
     def computes(self, start: str, column: str, end: str, *, partial: bool = False) -> bool:
-        """Whether an index computes an expression of a column for each row. A row for which the expression fails then can't exist.
+        """Whether an index computes an expression of a column for each row. Then no row exists for which the expression fails.
 
         Args:
             start, end: texts before and after the column's name, as PostgreSQL prints the expression.
@@ -90,7 +100,7 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """The catalogue's facts about the table of a mapping and its parent, as the role sees them that runs the searches."""
+    """The catalogue's facts about the table of a mapping and its parent, as the role that runs the searches sees them."""
 
     role: str
     database: str
@@ -114,6 +124,13 @@ class Catalogue:
         if column is None or relation is None:
             return False
         return column.key is not None or bool(relation.columns.get(column.name, {}).get("nullable"))
+
+
+def quoted_relation(table: Table, *, parent: bool = False) -> str:
+    """Return schema and name of the table of chunks, or of its parent, for SQL; "" if there is no parent."""
+    if not parent:
+        return f"{quoted(table.schema)}.{quoted(table.table)}"
+    return "" if table.parent is None else f"{quoted(table.parent_schema or table.schema)}.{quoted(table.parent)}"
 
 
 async def read_catalogue(connection: PooledConnection, table: Table) -> Catalogue:
@@ -157,7 +174,7 @@ def _casts(expression: str, column: str) -> bool:
 
 
 def _predicate_fits(predicate: str | None, table: Table) -> bool:
-    """Whether a partial index may be used: it needs the same predicate, which PostgreSQL compares itself. `explain` shows whether it uses the index."""
+    """Whether a partial index can serve the mapping. PostgreSQL itself compares the predicates. `TableStore.explain` shows whether it uses the index."""
     return predicate is None or table.predicate is not None or "IS NOT NULL" in predicate
 
 

@@ -22,6 +22,7 @@ from ragcore.store.postgres.table.catalogue import (
     Relation,
     VectorIndex,
     find_index,
+    quoted_relation,
     read_catalogue,
 )
 from ragcore.store.postgres.table.inspection import TableInspection
@@ -88,7 +89,7 @@ async def look(connection: PooledConnection, address: Address, table: Table) -> 
 
 
 def _unchecked_json(catalogue: Catalogue, table: Table) -> Iterator[Column]:
-    """Yield the columns of type json without an index on a key. Such an index refuses the values that can't be read."""
+    """Yield the columns of type json without an index on a key. Such an index refuses values that PostgreSQL can't read."""
     for column in {Column(one.name, in_parent=one.in_parent): None for one in table.columns.values()}:
         relation = catalogue.parent if column.in_parent else catalogue.chunks
         facts = None if relation is None else relation.columns.get(column.name)
@@ -100,7 +101,7 @@ def _unchecked_json(catalogue: Catalogue, table: Table) -> Iterator[Column]:
 
 def _indexes_words(chunks: Relation, table: Table) -> bool:
     column = Column.parse(table.text)
-    # With a predicate, the index may have the same one.
+    # A partial index may have the mapping's predicate.
     return any(
         chunks.computes(
             f"to_tsvector({literal(table.language)}::regconfig, {bracket}",
@@ -113,14 +114,14 @@ def _indexes_words(chunks: Relation, table: Table) -> bool:
 
 
 async def predicate_problem(connection: PooledConnection, table: Table) -> str | None:
-    """Return why the predicate is not one boolean expression without parameters; None if it is one.
+    """Return the reason why the predicate is not one boolean expression without parameters; None if it is one.
 
-    PostgreSQL parses it in three places. A text that closes its parenthesis or has a comma fails in at least one of them: no text fits between the
-    brackets of an array, between the words of CASE and into a WHERE clause, except one expression.
+    PostgreSQL parses it in three places: between the brackets of an array, between the words of CASE, and in a WHERE clause. Only one expression fits into
+    all three. A text that closes a parenthesis or has a comma fails in at least one of them.
     """
     if table.predicate is None:
         return None
-    text, relation = table.predicate, f"{quoted(table.schema)}.{quoted(table.table)}"
+    text, relation = table.predicate, quoted_relation(table)
     for tried in (
         f"select array[\n{text}\n] from {relation} as i",  # noqa: S608  # this checks the operator's SQL
         f"select case when\n{text}\nthen true end from {relation} as i",  # noqa: S608
@@ -145,7 +146,7 @@ async def _language_problem(connection: PooledConnection, table: Table) -> str |
 
 
 def _problems(catalogue: Catalogue, table: Table) -> Iterator[Finding]:
-    """Yield what does not fit. Problems of a column are left out if its table is missing."""
+    """Yield the problems of the mapping. Problems of columns are left out if a table is missing."""
     wrong = [*_relation_problems(catalogue.chunks, table.relation, "table", catalogue.role)]
     if table.parent_relation is not None:
         wrong += _relation_problems(catalogue.parent, table.parent_relation, "parent", catalogue.role)
@@ -220,14 +221,12 @@ def _right_problems(catalogue: Catalogue, table: Table) -> Iterator[str]:
             used.add(table.keys[what == "parent"])
         denied = [one for one, facts in relation.columns.items() if one in used and not facts["may_select"]]
         if denied:
-            role = quoted(catalogue.role)
-            yield (
-                f"{what}: {catalogue.role} may not read {', '.join(denied)} of {name}: as its owner, run `grant select on {name} to {role}`"
-            )
+            grant = f"grant select on {quoted_relation(table, parent=what == 'parent')} to {quoted(catalogue.role)}"
+            yield f"{what}: {catalogue.role} may not read {', '.join(denied)} of {name}: as its owner, run `{grant}`"
 
 
 def _type_problem(name: str, column: Column, facts: Mapping[str, Any]) -> str | None:
-    """Return why the type of a column does not fit; None if it does."""
+    """Return the reason why the type of a column does not fit; None if it fits."""
     type_ = facts["type"]
     if column.key is not None:
         return None if type_ in ("json", "jsonb") else f"is of type {type_}: a key needs a column of type json or jsonb"
@@ -252,7 +251,7 @@ def _type_problem(name: str, column: Column, facts: Mapping[str, Any]) -> str | 
 
 
 def _is_protected(catalogue: Catalogue, table: Table) -> bool:
-    """Whether row-level security applies to the table of chunks, or to the parent if that has the tenant: each statement joins it."""
+    """Whether row-level security applies to the table of chunks, or to the parent if the parent has the tenant: each statement joins the parent."""
     return any(relation.is_protected for relation in _guards(catalogue, table))
 
 
@@ -304,7 +303,11 @@ def _index_problems(catalogue: Catalogue, table: Table) -> Iterator[Finding]:
         for index in chunks.indexes
         if index["method"] in ("hnsw", "ivfflat") and table.embedding in index["expression"]
     ]
-    unfit = f" ({', '.join(other)} does not serve cosine distance or this predicate)" if other else ""
+    unfit = (
+        f" ({', '.join(other)} {'do' if other[1:] else 'does'} not serve cosine distance or this predicate)"
+        if other
+        else ""
+    )
     yield Finding(
         "error",
         f"embedding: no index of {table.relation} serves the searches{unfit}: as the owner, run `{index_statement(table, embedding)}`, or set exact to "
@@ -323,6 +326,4 @@ def index_statement(table: Table, embedding: Mapping[str, Any]) -> str:
     else:
         indexed = f"{column} {type_}_cosine_ops"
     condition = f" where ({table.predicate})" if table.predicate else ""
-    return (
-        f"create index concurrently on {quoted(table.schema)}.{quoted(table.table)} using hnsw ({indexed}){condition}"
-    )
+    return f"create index concurrently on {quoted_relation(table)} using hnsw ({indexed}){condition}"

@@ -25,18 +25,18 @@ class TableInspection(Value):
         server_version, pgvector: versions of PostgreSQL and of pgvector.
         encrypted, verified, local: as in the inspection of a collection.
         in_recovery: whether the server is a standby.
-        isolation: what isolates the tenants, "rls" or "where".
+        isolation: the isolation of tenants, "rls" or "where", as in `Table`.
         rls_applies: whether row-level security of the table applies to the role.
         vector_type, dimension: type of the vectors and their dimension; the dimension is None if the column has none.
-        tenant_type, id_type, document_type: types of these columns. Without a column for the document, it is the id.
-        index: the index that serves the searches; None: none does.
-        nullable: which of "id" and "document" may be null. Chunks without an id are left out; one without a document is a document itself.
-        unchecked_json: columns of type json that may have values with which PostgreSQL can't work, such as a NUL character. Statements leave these out.
-        indexes_words: whether an index has the words of each text. If not, text search reads the first 50,000 characters of a chunk.
+        tenant_type, id_type, document_type: types of these columns. Without a column for the document, its type is that of the id.
+        index: the index that serves the searches; None if there is none.
+        nullable: which of "id" and "document" may be null. A chunk without an id is left out; a chunk without a document is a document itself.
+        unchecked_json: columns of type json that may have values that PostgreSQL can't read, such as a NUL character. Statements leave such values out.
+        indexes_words: whether an index contains the words of each text. If not, text search reads the first 50,000 characters of a chunk.
         parent_key_type: type of the parent's column that joins both tables; None without a parent.
         written: the columns that the store writes; () if it only reads.
         about_chunks: PostgreSQL's estimate of the number of chunks; None before the first ANALYZE.
-        problems: what does not fit or could be better.
+        problems: the errors and warnings that the comparison found.
         notes: options of the DSN that the driver does not support.
     """
 
@@ -87,7 +87,7 @@ class TableInspection(Value):
         return [*self.problems, *self.misfits(embedder), *(Finding("warning", note) for note in self.notes)]
 
     def misfits(self, embedder: Embedder | None) -> list[Finding]:
-        """Return the problem that the table has vectors of another dimension than the embedder's."""
+        """Return the problem if the vectors of the table have another dimension than the embedder's; [] if not."""
         if embedder is None or self.dimension is None or embedder.dimension == self.dimension:
             return []
         return [

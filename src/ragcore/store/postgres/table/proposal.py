@@ -13,7 +13,15 @@ from ragcore.resilience import deadline
 from ragcore.store.postgres.connection import PooledConnection, connect_for_pool
 from ragcore.store.postgres.dsn import parse
 from ragcore.store.postgres.statements import quoted
-from ragcore.store.postgres.table.catalogue import INTEGERS, TENANTS, TEXTS, Relation, find_index, read_catalogue
+from ragcore.store.postgres.table.catalogue import (
+    INTEGERS,
+    TENANTS,
+    TEXTS,
+    Relation,
+    find_index,
+    quoted_relation,
+    read_catalogue,
+)
 from ragcore.store.postgres.table.checking import index_statement, look
 from ragcore.store.postgres.table.inspection import TableInspection
 from ragcore.store.postgres.translate import cause_of, translate
@@ -23,7 +31,7 @@ from ragcore.value import Value
 
 __all__ = ["Proposal", "propose"]
 
-# Usual names, the most likely first. A column is proposed only if its type fits, too.
+# Usual names of columns, the most likely first. A column is proposed only if its type also fits.
 NAMES = {
     "id": "chunk_id id node_id uuid chunk_uuid",
     "text": "text content chunk_text document page_content body chunk passage",
@@ -36,7 +44,7 @@ NAMES = {
     "metadata": "metadata metadata_ cmetadata meta details attributes",
 }
 SECONDS = 10.0
-# Rows in which keys of JSON metadata are looked for.
+# Number of rows whose JSON metadata is searched for keys.
 SAMPLE = 100
 
 
@@ -48,7 +56,7 @@ class Proposal(Value):
         lines: environment variables, as NAME=value.
         dimension: dimension of the vectors; None if the column has none.
         missing: parts for which no column was found.
-        problems: what does not fit, as the store would report it.
+        problems: the problems of the proposed mapping, as the store would report them.
         advice: what to do about missing parts, and about vectors without an index.
     """
 
@@ -153,7 +161,7 @@ async def _mapped(connection: PooledConnection, table: Table) -> tuple[Table, tu
 
 def _advice(table: Table, chunks: Relation, missing: Sequence[str]) -> Iterator[str]:
     if "id" in missing and (name := _named(chunks, "id", TENANTS)) is not None:
-        statement = f"create unique index concurrently on {quoted(table.schema)}.{quoted(table.table)} ({quoted(name)})"
+        statement = f"create unique index concurrently on {quoted_relation(table)} ({quoted(name)})"
         yield f"id: the column {name} has no unique index: as the owner, run `{statement}`"
     if "tenant" in missing and not chunks.foreign_keys:
         yield (
@@ -170,7 +178,7 @@ def _advice(table: Table, chunks: Relation, missing: Sequence[str]) -> Iterator[
 async def _with_parent(
     connection: PooledConnection, table: Table, chunks: Relation, chosen: dict[str, str | None]
 ) -> Table:
-    """Return the mapping with a parent table if a foreign key leads to one that has a tenant or a title; their columns are added to `chosen`."""
+    """Return the mapping with a parent table, if a foreign key refers to a table that has a tenant or a title. Add the parent's columns to `chosen`."""
     for key in chunks.foreign_keys:
         if len(key["columns"]) != 1 or len(key["other"]) != 1:
             continue
@@ -207,10 +215,10 @@ def _named(relation: Relation, what: str, types: Sequence[str], *, unique: bool 
 
 
 async def _keys(connection: PooledConnection, table: Table, column: str) -> set[str]:
-    """Return keys of the JSON metadata in some rows; none if the role may not read them."""
+    """Return keys of the JSON metadata in some rows; an empty set if the role may not read them."""
     name = quoted(column)
     sql = (
-        f"select distinct key from (select {name}::jsonb as data from {quoted(table.schema)}.{quoted(table.table)} limit {SAMPLE}) as rows "  # noqa: S608
+        f"select distinct key from (select {name}::jsonb as data from {quoted_relation(table)} limit {SAMPLE}) as rows "  # noqa: S608
         "cross join lateral jsonb_object_keys(case when jsonb_typeof(data) = 'object' then data else '{}' end) as key"
     )
     try:

@@ -17,7 +17,7 @@ from ragcore.store.postgres.table.values import id_of, parameters
 
 __all__ = ["Call", "TableSearched", "Work", "reading_chunks"]
 
-# Work that returns rows, and what runs it: with the policy, or without.
+# Work that returns rows, and a function that runs it, with the policy or without.
 Work: TypeAlias = Callable[[PooledConnection, Shape], Awaitable[list[asyncpg.Record]]]
 Call: TypeAlias = Callable[[Work], Awaitable[list[asyncpg.Record]]]
 
@@ -48,7 +48,7 @@ class TableSearched:
         return None if vectors is None or not len(vectors) else vectors[0]
 
     async def search(self, query: Query, *, exactly: bool | None) -> tuple[list[asyncpg.Record], float]:
-        """Run a search. Return its rows and the seconds."""
+        """Run a search. Return its rows and its time in seconds."""
         began = anyio.current_time()
         return await self._rows(query, exactly, self._access.call_directly), anyio.current_time() - began
 

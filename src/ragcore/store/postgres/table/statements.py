@@ -15,7 +15,7 @@ from ragcore.store.fusion import DEPTH, RANK_CONSTANT, VECTOR_WEIGHT
 from ragcore.store.postgres.conditions import Conditions
 from ragcore.store.postgres.searches import COMPLETING, EXACT_NUMBERS, FETCHED, FUSED, MOST_CHUNKS, SCAN_TUPLES
 from ragcore.store.postgres.statements import SQL, filled, literal, quoted
-from ragcore.store.postgres.table.catalogue import VectorIndex
+from ragcore.store.postgres.table.catalogue import VectorIndex, quoted_relation
 from ragcore.store.postgres.table.inspection import TableInspection
 from ragcore.store.postgres.table.written import WrittenColumn
 from ragcore.store.table import Column, Table
@@ -23,12 +23,12 @@ from ragcore.types import Fusion, Mode
 
 __all__ = ["Shape", "TableSearch", "search_of", "statement_of", "writing_statement"]
 
-# The rows that are compared exactly: all of a small tenant. `sql/table_some` has those that complete a walk through the index.
+# The rows that are compared exactly: all of a small tenant. `sql/table_some` has the rows that complete a walk through the index.
 ALL = "{rows} where s.small and c.tenant = s.tenant and c.embedding is not null {filter}"
 INDEXED = "select tenant, row_table, row_place, id, distance, 'index' as scan from by_index"
-# Without an index on the words, text search reads this many characters of a chunk. The words of 1 MB can be too long for a tsvector.
+# Without an index on the words, text search reads this many characters of a chunk. The words of a text of 1 MB can be too long for a tsvector.
 READ_CHARACTERS = 50_000
-# A value of type json, or null if it has a NUL character or half of a surrogate pair. Escaped backslashes and whole pairs are removed first.
+# A value of type json, or null if it has a NUL character or half of a surrogate pair. Escaped backslashes and whole pairs are removed before the test.
 READABLE = (
     f"(case when position({literal(chr(92) + 'u')} in {{value}}::text) = 0 or regexp_replace({{value}}::text, "
     + literal(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..")
@@ -41,10 +41,10 @@ PASSAGE_COLUMNS = "c.id, c.document_id, c.text, c.title, c.source, c.start_char,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What determines the names in a statement: the mapping, and the facts of the catalogue.
+    """The mapping and the facts of the catalogue, which determine the names in a statement.
 
     Attributes:
-        table: the mapping. Its functions in `settings` do not matter here, only their names.
+        table: the mapping. Of its `settings`, only the names matter here.
         vector_schema: schema of pgvector.
         vector_type, tenant_type, id_type, document_type, index, nullable, unchecked_json, indexes_words, parent_key_type, written: as in `TableInspection`.
     """
@@ -81,7 +81,7 @@ class Shape:
         )
 
     def __hash__(self) -> int:
-        # Each call looks its statement up by the shape. The hash of all fields takes longer than the rest of the lookup.
+        # Each call looks its statement up by the shape. Hashing all fields would take longer than the rest of the lookup.
         return hash(self.table.relation)
 
     def names(self, first_setting: int) -> dict[str, str]:
@@ -151,7 +151,7 @@ class Shape:
         if "document" in self.nullable:
             document_id = f"coalesce({document_id}, ({shown['id']})::text)"
         metadata = f"({shown['metadata']})::jsonb" if table.metadata else "null::jsonb"
-        # PostgreSQL refuses the words of a very long text. It may compute those of other tenants' chunks, so one chunk would fail everybody's searches.
+        # PostgreSQL refuses the words of a very long text. It may compute the words of other tenants' chunks, so one chunk would fail all searches.
         text = shown["text"] if self.indexes_words else f"left({shown['text']}, {READ_CHARACTERS})"
         words = shown.get("words", f"to_tsvector({literal(table.language)}::regconfig, {text})")
         return f"""(
@@ -207,12 +207,11 @@ class Shape:
 
     @property
     def _chunks(self) -> str:
-        return f"{quoted(self.table.schema)}.{quoted(self.table.table)}"
+        return quoted_relation(self.table)
 
     @property
     def _parent(self) -> str:
-        table = self.table
-        return "" if table.parent is None else f"{quoted(table.parent_schema or table.schema)}.{quoted(table.parent)}"
+        return quoted_relation(self.table, parent=True)
 
     def _expression(self, column: Column, *, chunks: str = "t") -> str:
         """Return the SQL of a column of the mapping. `chunks` is the alias of the table of chunks."""
@@ -231,7 +230,7 @@ class TableSearch:
         shape: the mapping.
         mode, top_k, fusion, with_vectors: as in the query.
         exactly: whether to compare all of the tenant's vectors. None: the statement counts them first.
-        walks_on: whether the walk through the index goes on after its first `ef_search` chunks. Without `exactly=False`, it always does.
+        walks_on: whether the walk through the index continues after its first `ef_search` chunks. It always does, unless `exactly` is False.
         exact_rows: largest number of chunks that are compared exactly.
         ef_search: breadth of the index search.
         filter: a condition that begins with "and", or "".
@@ -252,7 +251,7 @@ class TableSearch:
 
     @property
     def relies_on_index(self) -> bool:
-        """Whether the statement reads only the first chunks of the index: if too few of them are the tenant's, the store searches again with `walks_on`."""
+        """Whether the statement reads only the first chunks of the index. If too few of them are the tenant's, the store searches again with `walks_on`."""
         return self.mode == "vector" and self.exactly is False and not self.walks_on
 
     def sql(self) -> str:
@@ -360,7 +359,7 @@ def _compose_search(search: TableSearch) -> str:
         "rank_constant": str(RANK_CONSTANT),
         "top_k": str(search.top_k),
         "depth": str(depth),
-        # A walk that goes on after its first ef_search chunks returns them in a rough order, so more are fetched than are wanted.
+        # A walk that continues after its first ef_search chunks returns chunks in a rough order, so more are fetched than are wanted.
         "fetched": str(max((2 if half else 1) * depth, 0 if search.relies_on_index else enough)),
         "enough": str(enough),
         "text_depth": str(search.top_k if search.mode == "text" else depth),

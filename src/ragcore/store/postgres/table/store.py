@@ -1,4 +1,4 @@
-"""`TableStore`: searches a table that is already there, without a migration, and writes to it if the mapping allows that."""
+"""`TableStore`: searches an existing table, without a migration, and writes to it if the mapping allows that."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TableStore(Part):
 
     Args:
         dsn: as in `PgVectorStore`. The role needs SELECT on the table and its parent; to write, also INSERT and DELETE, and UPDATE on the parent.
-        table: the mapping: names of the table, its columns, its parent, and what isolates the tenants.
+        table: the mapping: names of the table, its columns and its parent, and the way in which tenants are isolated.
         pool_size: largest number of connections. They are opened when needed.
         exact_rows: a tenant with at most this number of chunks is searched exactly, a larger one through the index. None: the number of chunks whose
             vectors hold 2 million numbers, such as 1,302 of 1,536 dimensions.
@@ -51,9 +51,11 @@ class TableStore(Part):
         policy: policy of searches. None: at most `pool_size` searches at once, 4 attempts, a circuit breaker.
         write_policy: policy of writes, as in `PgVectorStore`.
 
-    `start` opens no connection. The store compares the mapping with the database in the background and logs each problem; calls raise them. Each search
-    is one statement; for a large tenant, a second one follows if the first chunks of the index hold too few of its own, and then its searches read further
-    at once for a minute. With `Table.role`, a search runs in a transaction after `set local role`, which takes three round trips instead of one.
+    `start` opens no connection. The store compares the mapping with the database in the background and logs each problem; a call raises them as an error.
+
+    Each search is one statement. A search of a large tenant reads the first chunks of the index; if too few of them are the tenant's, a second statement reads
+    further, and for a minute this tenant's searches read further at once. With `Table.role`, a search runs in a transaction after `set local role`, which takes
+    three round trips instead of one.
 
     A document is written in one transaction, which changes only rows of its tenant: if another tenant has a chunk or a document with the same id, and the
     table allows an id only once, the error is `InvalidInput`. Fields without a column in the mapping are not stored. Without `Table.writable`, methods that
@@ -117,31 +119,36 @@ class TableStore(Part):
 
     async def _rows(self, query: Query, exactly: bool | None, call: Call) -> list[asyncpg.Record]:
         """Return the rows of a search. `exactly` is as in `search_of`."""
-        rows = await call(self._search(query, exactly))
-        if exactly is False and query.mode == "vector" and len(rows) < query.top_k and not self._walks_on(query):
+        # Read before the search: a search of the same tenant that runs at the same time may set it meanwhile.
+        walks_on = self._walks_on(query)
+        rows = await call(self._search(query, exactly, walks_on=walks_on))
+        if exactly is False and query.mode == "vector" and len(rows) < query.top_k and not walks_on:
             # Too few of the first chunks of the index are the tenant's. Its next searches walk on at once.
             self._tenants.walks_on.put(query.tenant, True)
-            rows = await call(self._search(query, exactly))
+            rows = await call(self._search(query, exactly, walks_on=True))
         return rows
 
-    def _search(self, query: Query, exactly: bool | None) -> Work:
-        chunks, walks_on = self._tenants.chunks.get(query.tenant), self._walks_on(query)
-
+    def _search(self, query: Query, exactly: bool | None, *, walks_on: bool) -> Work:
         async def work(connection: PooledConnection, shape: Shape) -> list[asyncpg.Record]:
-            self._access.check_dimension(query.vector)
-            sql, values = search_of(
-                query,
-                shape,
-                tenant=tenant_of(query.tenant, shape.tenant_type),
-                exactly=exactly,
-                walks_on=walks_on,
-                exact_rows=self.exact_rows,
-                ef_search=self.ef_search,
-                chunks=chunks,
-            )
+            sql, values = self._statement(query, shape, exactly, walks_on=walks_on)
             return await connection.fetch(sql, *values)
 
         return work
+
+    def _statement(
+        self, query: Query, shape: Shape, exactly: bool | None, *, walks_on: bool
+    ) -> tuple[str, list[object]]:
+        self._access.check_dimension(query.vector)
+        return search_of(
+            query,
+            shape,
+            tenant=tenant_of(query.tenant, shape.tenant_type),
+            exactly=exactly,
+            walks_on=walks_on,
+            exact_rows=self.exact_rows,
+            ef_search=self.ef_search,
+            chunks=self._tenants.chunks.get(query.tenant),
+        )
 
     def _walks_on(self, query: Query) -> bool:
         return self._tenants.walks_on.get(query.tenant) is True
@@ -210,7 +217,7 @@ class TableStore(Part):
         """Return the numbers of documents and chunks of a tenant.
 
         Raises:
-            Unsupported: `tenant` is None: no statement of this store reads rows of all tenants.
+            Unsupported: `tenant` is None. No statement of this store reads rows of all tenants.
         """
         if tenant is None:
             raise Unsupported("a TableStore counts the rows of one tenant, not those of all", stage="search")
@@ -242,8 +249,8 @@ class TableStore(Part):
 
         Raises:
             Unsupported: the mapping is not writable, or a document has a time at which it expires.
-            InvalidInput: another tenant has an id of a chunk or document, or an id is no value of its column.
-            ConfigurationError: the vectors have another dimension, or the database refuses the rows.
+            InvalidInput: another tenant has an id of a chunk or document, or the type of a column does not allow an id.
+            ConfigurationError: the vectors have another dimension, the database refuses the rows, or the tenant's searches would not find them.
         """
         check_tenant(tenant)
         self._check_writable()
@@ -261,21 +268,11 @@ class TableStore(Part):
         return await self._writing.delete(document_ids, tenant=tenant)
 
     async def explain(self, query: Query, /) -> Explanation:
-        """Run a search with EXPLAIN ANALYZE, as for a large tenant: which indexes it uses, how long it takes, and which index to create."""
+        """Run a search with EXPLAIN ANALYZE, as for a large tenant. The result names the indexes that it uses, its time, and the indexes to create."""
         check_tenant(query.tenant)
 
         async def work(connection: PooledConnection, shape: Shape) -> Explanation:
-            self._access.check_dimension(query.vector)
-            sql, values = search_of(
-                query,
-                shape,
-                tenant=tenant_of(query.tenant, shape.tenant_type),
-                exactly=False,
-                walks_on=self._walks_on(query),
-                exact_rows=self.exact_rows,
-                ef_search=self.ef_search,
-                chunks=self._tenants.chunks.get(query.tenant),
-            )
+            sql, values = self._statement(query, shape, False, walks_on=self._walks_on(query))
             return await explain(connection, self.table, shape, query, sql, values)
 
         return await self._access.call(work)
@@ -289,7 +286,7 @@ class TableStore(Part):
         seconds: float = 60.0,
         vectors: Sequence[Vector] | None = None,
     ) -> Recall:
-        """Measure the recall of the table's index: search for random stored vectors of a tenant, as `search` does and exactly, and compare what both find.
+        """Measure the recall of the table's index: search for random stored vectors of a tenant, as `search` does and exactly, and compare the results.
 
         A sampled chunk is not counted in the search for its own vector. The searches run one after another, beside other calls, and bypass the policy.
 
@@ -346,7 +343,7 @@ class TableStore(Part):
 
     def _check_order(self) -> None:
         if self.table.order is None:
-            raise Unsupported("the mapping has no order: name the column with the place of a chunk in its document")
+            raise Unsupported("the mapping has no order: name the column with the position of a chunk in its document")
 
     async def _open(self) -> None:
         self._access.open()

@@ -16,7 +16,7 @@ def tenant_of(tenant: str, type_: str) -> object:
     """Return the tenant as a value of its column.
 
     Raises:
-        InvalidInput: it is no value of the column's type. Only one spelling of an integer is accepted, so that no tenant has two names.
+        InvalidInput: the tenant is not a value of the column's type. Only one spelling of an integer is accepted, so that no tenant has two names.
     """
     if type_ == "uuid":
         try:
@@ -29,7 +29,7 @@ def tenant_of(tenant: str, type_: str) -> object:
         number = _integer(tenant, INTEGER_BITS[type_])
         if number is None:
             raise InvalidInput(
-                f"the tenant {tenant!r} is not a number of the type {type_}, which the column of the tenants has"
+                f"the tenant {tenant!r} is not a number of the type {type_}, and the column of the tenants has that type"
             )
         return number
     return tenant
@@ -54,12 +54,12 @@ def id_of(text: str, type_: str) -> str | None:
 
 
 def new_id_of(chunk_id: str, type_: str, *, tenant: str) -> str:
-    """Return the id that a new chunk gets. In a column of UUIDs, another id becomes a UUID that is always the same for a tenant and an id."""
+    """Return the id that a new chunk gets. In a column of type uuid, an id that is not a UUID becomes one, always the same for a tenant and an id."""
     return id_of(chunk_id, type_) or str(uuid5(NAMESPACE_OID, f"{tenant}\n{chunk_id}"))
 
 
 def _integer(text: str, bits: int) -> int | None:
-    """Return the integer that a text spells in the usual way; None if it does not, or does not fit."""
+    """Return the integer that a text spells, without leading zeros or a plus sign; None if it spells none, or the integer does not fit the type."""
     if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) <= 20):
         return None
     number = int(text)

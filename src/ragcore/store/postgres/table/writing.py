@@ -72,7 +72,7 @@ class TableWriting:
         for embedded in documents:
             if id_of(embedded.document.id, shape.document_type) is None:
                 raise InvalidInput(
-                    f"the document's id {embedded.document.id!r} is no value of the type {shape.document_type}, which its column has"
+                    f"the document's id {embedded.document.id!r} is not a value of the type {shape.document_type}, which its column has"
                 )
             if len(embedded.vectors):
                 self._access.check_dimension(embedded.vectors[0])

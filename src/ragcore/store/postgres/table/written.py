@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ragcore.store.postgres.statements import literal, quoted
-from ragcore.store.postgres.table.catalogue import INTEGERS, TEXTS, Catalogue
+from ragcore.store.postgres.table.catalogue import INTEGERS, TEXTS, Catalogue, quoted_relation
 from ragcore.store.table import Column, Table
 from ragcore.value import Value
 
@@ -79,7 +79,7 @@ def _problems_of_side(catalogue: Catalogue, table: Table, *, in_parent: bool) ->
     if rights:
         yield (
             f"{what}: {catalogue.role} may not {' and '.join(rights)} rows of {name}: as its owner, run "
-            f"`grant {', '.join(rights)} on {name} to {quoted(catalogue.role)}`"
+            f"`grant {', '.join(rights)} on {quoted_relation(table, parent=in_parent)} to {quoted(catalogue.role)}`"
         )
 
 
