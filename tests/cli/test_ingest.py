@@ -19,10 +19,10 @@ pytestmark = pytest.mark.blocking_allowed
     ("arguments", "message"),
     [
         ((), "give a folder"),
-        (("FOLDER", "--yes"), "belong to --sync"),
-        (("FOLDER", "--take-over"), "belong to --sync"),
+        (("FOLDER", "--yes"), "need --sync"),
+        (("FOLDER", "--take-over"), "need --sync"),
         (("FOLDER", "--watch", "--dry-run"), "--watch watches folders"),
-        (("--query", "select 1"), "belong together"),
+        (("--query", "select 1"), "--query-name together"),
         (("--query", "select 1", "--query-name", "q"), "RAGCORE_SOURCE_DSN"),
         (("--query", "select 1", "--query-name", "a b"), "RAGCORE_SOURCE_DSN"),
         (("FOLDER/a.md", "--watch"), "is not a folder"),

@@ -23,7 +23,7 @@ from ragcore.cli.session import (
     run_async,
     run_blocking,
 )
-from ragcore.cli.watching import check_folders, keep_in_step
+from ragcore.cli.watching import check_folders, watch_folders
 from ragcore.errors import ConfigurationError
 from ragcore.ingest.files import check_paths
 from ragcore.ingest.options import CHUNK_TOKENS, OVERLAP_TOKENS, READ_SECONDS
@@ -55,7 +55,10 @@ def ingest(
         bool, typer.Option("--sync", help="Also delete documents that the source no longer lists.")
     ] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Delete even if the source lists nothing, or more than 20 % are gone.")
+        bool,
+        typer.Option(
+            "--yes", help="Delete even if a source lists nothing, or more than 20 % of its documents are gone."
+        ),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Change nothing; show what would be added, updated and deleted.")
@@ -121,29 +124,33 @@ def ingest(
     ] = None,
     requests_per_minute: Annotated[
         int | None,
-        typer.Option(help="Largest number of requests a minute to the embedder.", min=1, show_default="no limit"),
+        typer.Option(help="Largest number of requests per minute to the embedder.", min=1, show_default="no limit"),
     ] = None,
     tokens_per_minute: Annotated[
         int | None,
-        typer.Option(help="Largest number of tokens a minute to the embedder.", min=1, show_default="no limit"),
+        typer.Option(help="Largest number of tokens per minute to the embedder.", min=1, show_default="no limit"),
     ] = None,
-    engine: Annotated[Engine, typer.Option(help="local: this process. ray: workers of Ray, extra `ray`.")] = "local",
+    engine: Annotated[
+        Engine, typer.Option(help="Where to run: local is this process; ray is workers of Ray (extra `ray`).")
+    ] = "local",
     address: Annotated[
         str | None,
         typer.Option(help="With --engine ray: the address of a cluster.", show_default="a new one on this machine"),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="With --engine ray: processes that add documents.", min=1, show_default="one for each CPU"),
+        typer.Option(
+            help="With --engine ray: number of processes that add documents.", min=1, show_default="one for each CPU"
+        ),
     ] = None,
 ) -> None:
     """Add documents, or replace those that changed. Unchanged documents are not embedded again."""
     if not sources and query is None:
         raise typer.BadParameter("give a folder, a file, a URL or --query")
     if (query is None) != (query_name is None):
-        raise typer.BadParameter("--query and --query-name belong together")
+        raise typer.BadParameter("use --query and --query-name together")
     if (yes or take_over) and not (sync or watch):
-        raise typer.BadParameter("--yes and --take-over belong to --sync or --watch")
+        raise typer.BadParameter("--yes and --take-over need --sync or --watch")
     if watch and (dry_run or query is not None):
         raise typer.BadParameter("--watch watches folders; it does not work with --dry-run or --query")
     options: Options = replace(
@@ -208,7 +215,7 @@ def ingest(
         if watch:
             folders = check_folders(found)
             async with open_client(options, creates=True) as rag:
-                return await keep_in_step(rag, folders, tenant=tenant, as_json=as_json, options=given)
+                return await watch_folders(rag, folders, tenant=tenant, as_json=as_json, options=given)
         async with open_client(options, creates=not dry_run) as rag:
             with ingest_progress() as progress:
                 given["progress"] = progress
@@ -261,12 +268,13 @@ def delete(
                 else:
                     results.print(f"{erased.documents:,} documents with {erased.chunks:,} chunks erased")
                 return DONE
-            count = await rag.delete(document_ids, tenant=tenant)
+            named = set(document_ids)
+            count = await rag.delete(list(named), tenant=tenant)
         if as_json:
             print_json({"deleted": count})
         else:
-            results.print(f"{count} of {len(document_ids)} documents deleted")
-        return DONE if count == len(set(document_ids)) else PARTLY
+            results.print(f"{count} of {len(named)} documents deleted")
+        return DONE if count == len(named) else PARTLY
 
     run_async(options, body)
 

@@ -1,4 +1,4 @@
-"""`ragcore ingest --watch`: keeps a tenant's documents in step with folders until it is stopped."""
+"""`ragcore ingest --watch`: repeats an ingest with `sync` after each change of a folder, until it is stopped."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ragcore.ingest.sources.watching import changes
 from ragcore.protocols import OriginStore
 from ragcore.types import IngestReport
 
-__all__ = ["check_folders", "keep_in_step"]
+__all__ = ["check_folders", "watch_folders"]
 
-# Seconds before the next try after an error; doubled after each further error, up to the most.
+# Seconds before the next attempt after an error. Each further error doubles them, up to the second number.
 FIRST_WAIT, MOST_WAIT = 1.0, 60.0
 
 
@@ -44,10 +44,14 @@ def check_folders(sources: Sequence[Source]) -> list[FolderSource]:
     return folders
 
 
-async def keep_in_step(
+async def watch_folders(
     rag: RAG, folders: Sequence[FolderSource], *, tenant: str, as_json: bool, options: IngestOptions
 ) -> int:
-    """Repeat an ingest with `sync` after each change, until SIGINT or SIGTERM. Return the exit code."""
+    """Repeat an ingest with `sync` after each change of a folder, until SIGINT or SIGTERM. Return the exit code.
+
+    Raises:
+        RagcoreError: the error of the first folder whose watch fails before a run has succeeded. It ends all watches.
+    """
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         error: RagcoreError | None = None
 
@@ -61,7 +65,7 @@ async def keep_in_step(
             nonlocal error
             try:
                 await _Watch(rag, folder, tenant, as_json, options).run()
-            except RagcoreError as failed:  # an error of a task group would be a group of errors
+            except RagcoreError as failed:  # kept here, because the task group would raise it in an ExceptionGroup
                 error = error or failed
                 group.cancel_scope.cancel()
 
@@ -111,7 +115,7 @@ class _Watch:
         store, name = self._rag.retriever.store, self._folder.name
         if not offers(store, OriginStore):
             raise Unsupported(f"--watch needs a store with records of sources, and {type(store).__name__} has none")
-        # Each run has a lock of its own. This one lets only one process watch.
+        # Each run has a lock of its own. This lock allows only one process to watch the folder.
         async with store.lock_sources([f"{name} (--watch)"], tenant=self._tenant) as check:
             messages.print(f"watch.started: {name}; stop it with Ctrl+C", markup=False)
             async with aclosing(changes(self._folder)) as changed:

@@ -81,6 +81,17 @@ async def test_secrets_never_appear(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.__cause__ is None
 
 
+async def test_a_timeout_of_the_file_system_is_not_reported_as_our_own(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(self: FileSystemSource) -> tuple[Any, str]:
+        raise TimeoutError("read timed out")
+
+    monkeypatch.setattr(FileSystemSource, "_opened", late)
+    with pytest.raises(DependencyError, match="failed: TimeoutError: read timed out"):
+        await names(FileSystemSource(f"memory:/{memory}"))
+
+
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket of a real HTTP server that speaks S3."""

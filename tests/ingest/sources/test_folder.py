@@ -79,6 +79,12 @@ def test_patterns(pattern: str, path: str, matches: bool) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_pattern_with_an_invalid_set_of_characters_is_refused(folder: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"'\[z-a\]\.md' is invalid"):
+        await names(f"{folder}/[z-a].md")
+
+
+@pytest.mark.anyio
 async def test_links_that_loop_lead_out_or_are_broken_end_the_listing_of_nothing(folder: Path, tmp_path: Path) -> None:
     (folder / "sub" / "loop").symlink_to(folder)
     (folder / "sub" / "self").symlink_to("self")

@@ -120,7 +120,7 @@ async def test_a_list_that_ends_early_is_an_error(site: Site) -> None:
     with pytest.raises(DependencyError, match="RemoteProtocolError"):
         await listed(HttpListSource(site.url("/docs/list.txt")))
     del site.pages["/docs/list.txt"][1]["content-length"]
-    with pytest.raises(InvalidInput, match="without its length"):
+    with pytest.raises(InvalidInput, match="neither Content-Length"):
         await listed(HttpListSource(site.url("/docs/list.txt")))
 
 

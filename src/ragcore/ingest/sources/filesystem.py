@@ -29,20 +29,20 @@ NAMES_AT_ONCE = 64
 # Seconds for listing the next files, which may need a request for each folder.
 STEP_SECONDS = 120.0
 PIECE = 1024 * 1024
-# Fields of a listing that change with the content: of S3 and HTTP, of Google Cloud Storage, of Azure.
+# Fields of a listing that change with the content, in S3 and HTTP, in Google Cloud Storage, and in Azure.
 VERSIONS = ("ETag", "etag", "md5Hash", "generation", "content_settings")
 SECRETS = re.compile(r"(?<=://)[^/@\s]+@|\?\S+|(?i:signature|token|key|secret|password)=\S+")
 
 
 class FileSystemSource:
-    """The files below a URL of an object store or another remote file system: s3://, gs://, abfs://, sftp:// and all others of fsspec.
+    """The files below a URL of an object store or another remote file system: s3://, gs://, abfs://, sftp:// and all other schemes of fsspec.
 
     Needs the extra `sources`, and the package of the file system, such as s3fs or gcsfs. Credentials come from the environment, as that package documents.
     The id of an entry is the path relative to the URL. An object whose ETag has not changed is not fetched again by a run with `sync`.
 
     Args:
-        url: a folder, a file, or a pattern such as "s3://bucket/docs/**/*.md".
-        options: options of the file system, such as {"anon": True}. Values may be a `Secret`. They never appear in names, messages or records.
+        url: a folder, a file, or a pattern such as "s3://bucket/docs/**/*.md". It must have no query and no fragment.
+        options: options of the file system, such as {"anon": True}. A value may be a `Secret`. Values never appear in names, messages or records.
 
     Raises:
         ConfigurationError: fsspec or the package of the file system is not installed.
@@ -77,7 +77,7 @@ class FileSystemSource:
         return self._name
 
     async def entries(self) -> AsyncIterator[Entry | Unreadable]:
-        """List the files folder by folder, on a thread. Memory holds the names of the folders that are open.
+        """List the files folder by folder, on a thread. Memory holds the listings of the current folder and of its parent folders.
 
         Raises:
             DependencyError: a request of the listing failed, or took longer than 120 s.
@@ -124,16 +124,15 @@ class FileSystemSource:
 
     async def _run(self, threads: Threads, work: Callable[[], T], *, what: str) -> T:
         try:
-            with anyio.fail_after(STEP_SECONDS):
+            with anyio.move_on_after(STEP_SECONDS):
                 return await threads.run(work)
         except (InvalidInput, ConfigurationError):
             raise
         except FileNotFoundError:
             raise InvalidInput(f"{self.name} does not exist, or contains no files") from None
-        except TimeoutError:
-            raise DependencyError(f"{what} took longer than {STEP_SECONDS:g} s", dependency="source") from None
-        except Exception as error:  # each file system raises errors of its own
+        except Exception as error:  # each file system raises errors of its own, also a TimeoutError
             raise DependencyError(f"{what} failed: {self._words(error)}", dependency="source") from None
+        raise DependencyError(f"{what} took longer than {STEP_SECONDS:g} s", dependency="source")
 
     def _opened(self) -> tuple[Any, str]:
         """Return the file system and the path in it. Blocks. fsspec keeps one instance for each set of options."""
@@ -165,7 +164,7 @@ class FileSystemSource:
                 if path != root and not path.rpartition("/")[2].startswith(HIDDEN):
                     stack.append(iter(_listed(system, path)))
                 continue
-            # An object store may have an object whose name ends with "/", as a mark for the folder.
+            # An object store may have an object whose name ends with "/", which marks a folder.
             if str(info["name"]).endswith("/") or path.rpartition("/")[2].startswith(HIDDEN) or not name:
                 continue
             if matches.fullmatch(name):
@@ -183,7 +182,7 @@ class FileSystemSource:
 
 
 def _listed(system: Any, path: str) -> list[Mapping[str, Any]]:
-    # fsspec remembers listings. A run must see the present one, and must not keep those of all folders.
+    # fsspec caches listings. A run must see the current one, and must not keep the listings of all folders in memory.
     system.invalidate_cache(path)
     listed = sorted(system.ls(path, detail=True), key=lambda info: str(info["name"]))
     system.invalidate_cache(path)

@@ -37,10 +37,10 @@ class FolderSource:
 
     Args:
         path: a folder, a file, or a pattern such as "docs/**/*.md": `*` and `?` stand for characters of one name, `**` for any folders.
-        follow_symlinks: whether to follow symbolic links that lead out of the folder. Default False: they can't be read.
+        follow_symlinks: whether to follow symbolic links that lead out of the folder. Default False: such links are reported as unreadable.
 
     Raises:
-        InvalidInput: there is no such folder or file. The constructor looks, so it blocks for a moment.
+        InvalidInput: there is no such folder or file. The constructor checks this, so it blocks for a moment.
 
     Examples:
         ```python
@@ -78,7 +78,7 @@ class FolderSource:
         """List the files in the order of their names. A thread lists a few at a time.
 
         Raises:
-            InvalidInput: the folder does not exist, or can't be opened.
+            InvalidInput: the folder does not exist or can't be opened, or the pattern is invalid.
         """
         threads = Threads(1, name="listing files")
         found = self._found()
@@ -124,12 +124,12 @@ class FolderSource:
 
 
 def _valid(name: str) -> str:
-    """Return a name in valid Unicode. In the name of a file, Python writes a byte that is not UTF-8 as a lone surrogate; this writes it as an escape."""
+    """Return a name in valid Unicode. Python represents a byte of a file's name that is not UTF-8 as a lone surrogate; this function writes it as an escape."""
     return name.encode(errors="backslashreplace").decode()
 
 
 def _version(file: Path) -> str | None:
-    """Return a text that changes with the file; None if the file has just been changed, or is gone.
+    """Return a text that changes with the file; None if the file was changed within the last two seconds, or is gone.
 
     The time of the last change of the inode can't be set back by a program, unlike the time of the last change of the content.
     """

@@ -55,10 +55,13 @@ PAGES = (".html", ".xhtml")
 class HttpListSource:
     """The documents that a list on a web server names: a text with one URL in each line, absolute or relative to the list's own URL.
 
-    Blank lines and lines that begin with "#" are ignored. The id of an entry is its path relative to the folder of the list, or else host and path.
+    Blank lines and lines that begin with "#" are ignored. The id of an entry is its path relative to the folder of the list. Outside that folder, it is host
+    and path. A query is part of the id as a hash.
 
     The URLs of the list and the targets of redirects must be on the server of the list, or on one of `hosts`. So a list can't make ragcore read from other
     servers of your network. User and password in the list's URL are sent only to the server of the list. Names, messages and records never contain them.
+
+    A server has 30 seconds to send the next byte, and 600 seconds to send the whole list. A list has at most 256 MB.
 
     Args:
         url: the URL of the list, http or https.
@@ -89,7 +92,7 @@ class HttpListSource:
 
         Raises:
             DependencyError: the server did not answer, answered with an error, or the list ended early.
-            InvalidInput: the answer is not a list, or is too large.
+            InvalidInput: the response is not a list, has no length, or is too large.
         """
         threads = Threads(1, name="reading the list")
         file = await threads.run(tempfile.TemporaryFile)
@@ -111,14 +114,14 @@ class HttpListSource:
         what, size = f"the list {self.name}", 0
         try:
             with anyio.fail_after(LIST_SECONDS):
-                async with self._answer(self._base) as answer:
-                    if _type_of(answer) in PAGES:
+                async with self._response(self._base) as response:
+                    if _type_of(response) in PAGES:
                         raise InvalidInput(f"{what} is an HTML page: a list is a text with one URL in each line")
-                    if not {"content-length", "transfer-encoding"} & {name.lower() for name in answer.headers}:
+                    if not {"content-length", "transfer-encoding"} & {name.lower() for name in response.headers}:
                         raise InvalidInput(
-                            f"{what} comes without its length, so it could end early unnoticed: let the server send Content-Length"
+                            f"{what} has neither Content-Length nor Transfer-Encoding, so its end could be missing: let the server send Content-Length"
                         )
-                    async for piece in answer.aiter_bytes():
+                    async for piece in response.aiter_bytes():
                         size += len(piece)
                         if size > MOST_LIST_BYTES:
                             raise InvalidInput(f"{what} is larger than {MOST_LIST_BYTES // 2**20} MB: split it")
@@ -137,10 +140,10 @@ class HttpListSource:
             parts = parsed(url)
             self._check_place(url)
             if "@" in parts.netloc:
-                raise InvalidInput("its URL has a user or a password: give them in the URL of the list")
+                raise InvalidInput("its URL has a user or a password: write them into the URL of the list")
             path = unquote(parts.path, errors="strict")
             if any(part in (".", "..") for part in path.replace("\\", "/").split("/")) or "\0" in path:
-                raise InvalidInput("its URL leads to a parent folder by an encoded '..'")
+                raise InvalidInput("its path contains an encoded '.' or '..', or a NUL character")
         except (InvalidInput, ValueError) as error:
             reason = str(error) if isinstance(error, InvalidInput) else "its URL is malformed"
             return Unreadable(_shown(line), reason, source=self.name)
@@ -164,12 +167,12 @@ class HttpListSource:
         """
         threads = Threads(1, name="writing fetched files")
         try:
-            async with self._answer(entry.location) as answer:
-                suffix = suffix_of(parsed(entry.location).path) if entry.has_type else _type_of(answer)
+            async with self._response(entry.location) as response:
+                suffix = suffix_of(parsed(entry.location).path) if entry.has_type else _type_of(response)
                 file = await threads.run(lambda: Temporary(into, suffix))
                 try:
-                    file.check(int(answer.headers.get("content-length") or 0))
-                    async for piece in answer.aiter_bytes():
+                    file.check(int(response.headers.get("content-length") or 0))
+                    async for piece in response.aiter_bytes():
                         await threads.run(lambda piece=piece: file.write(piece))  # type: ignore[misc]  # mypy can't infer a default's type
                     return await threads.run(file.keep)
                 finally:
@@ -178,8 +181,8 @@ class HttpListSource:
             raise InvalidInput(f"it can't be fetched: {error}") from None
 
     @asynccontextmanager
-    async def _answer(self, url: str) -> AsyncGenerator[httpx.Response, None]:
-        """Yield the answer to a GET request. It follows redirects to allowed places."""
+    async def _response(self, url: str) -> AsyncGenerator[httpx.Response, None]:
+        """Yield the response to a GET request. Follow redirects to allowed servers."""
         context = await Threads(1, name="reading certificates").run(_certificates)
         # A client for each request: it keeps neither cookies nor connections, so the source has nothing to close.
         async with httpx.AsyncClient(verify=context, timeout=IDLE_SECONDS, follow_redirects=False) as client:
@@ -187,22 +190,22 @@ class HttpListSource:
                 for _ in range(MOST_REDIRECTS + 1):
                     request = client.build_request("GET", url)
                     login = self._login if server_of(url) == server_of(self._base) else None
-                    answer = await client.send(
+                    response = await client.send(
                         request,
                         stream=True,
                         auth=None if login is None else httpx.BasicAuth(*login.reveal().split("\0")),
                     )
                     try:
-                        if not answer.has_redirect_location:
-                            if not answer.is_success:
+                        if not response.has_redirect_location:
+                            if not response.is_success:
                                 raise _Refused(
-                                    f"the server answered with status {answer.status_code}", answer.status_code
+                                    f"the server answered with status {response.status_code}", response.status_code
                                 )
-                            yield answer
+                            yield response
                             return
-                        url = urljoin(url, answer.headers["location"])
+                        url = urljoin(url, response.headers["location"])
                     finally:
-                        await answer.aclose()
+                        await response.aclose()
                     try:
                         self._check_place(url)
                     except InvalidInput as error:
@@ -236,8 +239,8 @@ def _certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _type_of(answer: httpx.Response) -> str:
-    return TYPES.get(answer.headers.get("content-type", "").partition(";")[0].strip().lower(), "")
+def _type_of(response: httpx.Response) -> str:
+    return TYPES.get(response.headers.get("content-type", "").partition(";")[0].strip().lower(), "")
 
 
 def _shown(line: str) -> str:

@@ -17,7 +17,7 @@ __all__ = ["Listing"]
 
 @dataclass(slots=True)
 class Listing:
-    """What a run has learned about one source.
+    """The state of one source during a run.
 
     Invariant: `is_complete` only after the source has listed its last entry without an error. Until then, nothing is gone.
 
@@ -41,7 +41,7 @@ class Listing:
         return not self._entries and not self.missed
 
     async def entries(self) -> AsyncGenerator[Entry | Unreadable, None]:
-        """Yield the entries of the source, and note them.
+        """Yield the entries of the source, and record them.
 
         Raises:
             RagcoreError: the listing failed.
@@ -64,7 +64,7 @@ class Listing:
         self.is_complete = True
 
     def has_read(self, origin: Origin, document_id: str) -> None:
-        """Note a document that was read from an entry."""
+        """Record a document that was read from an entry."""
         if origin.entry in self.lines:
             self._documents.add(origin.entry, document_id)
 

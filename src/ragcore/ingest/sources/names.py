@@ -12,9 +12,10 @@ __all__ = ["Names"]
 
 
 class Names:
-    """A set of names in 8 bytes each. First add all names, then ask.
+    """A set of names in 8 bytes each. Add all names before you call `has`, because `has` sorts the set after each change.
 
-    It holds hashes. So it may, very rarely, contain a name that was not added: then a document is kept that could be deleted. The reverse is impossible.
+    The set holds hashes. So, very rarely, `has` returns True for a name that was not added: then a document is kept that could be deleted. The reverse is
+    impossible.
     """
 
     def __init__(self) -> None:

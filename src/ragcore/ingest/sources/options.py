@@ -19,37 +19,36 @@ class IngestOptions(TypedDict, total=False):
     """The options of `RAG.ingest`."""
 
     sync: bool
-    """Whether to keep the store in step with the sources: documents that a source no longer lists are deleted, and files whose version has not changed are not
-    read again. Default False."""
+    """Whether to delete documents that a source no longer lists, and to skip files whose version has not changed. Default False."""
     dry_run: bool
-    """Whether to change nothing. The report counts the documents that would be added and updated, and names those that are gone. Default False."""
+    """Whether to change nothing. The report counts the documents that a real run would add and update, and names those that are gone. Default False."""
     confirmed: bool
     """Whether `sync` deletes documents even if a source lists nothing, or more than 20 % of its documents are gone. Default False."""
     take_over: bool | None
-    """Whether a document that is recorded for another source is replaced and belongs to this one from now on. False: it fails. None: False with `sync`; without
-    it True, and the report has a warning."""
+    """Whether to replace a document that is recorded for another source; it then belongs to this source. False: the document fails. Default None: False with
+    `sync`; True without it, and the report has a warning."""
     expires_at: datetime | None
-    """Time at which documents expire that have no time of their own. Default None: never."""
+    """Time at which documents without an expiry of their own expire, with a time zone. Default None: never."""
     progress: Callable[[IngestReport], None] | None
-    """Called on the event loop with the report so far."""
+    """Function that is called on the event loop with the report so far. Default None."""
     document_timeout: float | None
-    """Seconds for each step of a document. None: `Settings.document_timeout`."""
+    """Seconds for each step of a document. Default None: `Settings.document_timeout`."""
     read_timeout: float
-    """Seconds for fetching and for reading each file. Default 120."""
+    """Seconds for fetching each file, and seconds for reading it. Default 120."""
     processes: int | None
-    """Number of worker processes, as in `ingest.read`. None: one for each core."""
+    """Number of worker processes, as in `ingest.read`. Default None: one for each core."""
     readers: Mapping[str, UserReader] | None
-    """Functions for other types, as in `ingest.read`. With them, every file is read at each run."""
+    """Functions that read other types of files, as in `ingest.read`. With them, each run reads every file. Default None."""
     strict: bool
-    """Whether files of unknown types are reported as failed. Default False: they are left out."""
+    """Whether to report files of unknown types as failed. Default False: they are left out."""
     whole_pages: bool
     """Whether to read all of an HTML page. Default False: only its main content."""
     follow_symlinks: bool
     """Whether to follow symbolic links that lead out of a folder that is given as a path. Default False."""
     rate_limiter: RateLimiter | None
-    """Limits the requests and tokens a minute that go to the embedder, as in `RAG.add`. Default None: no limit."""
+    """Limits the requests and tokens per minute to the embedder, as in `RAG.add`. Default None: no limit."""
     hosts: Iterable[str]
-    """Further hosts that a list of URLs may name, if it is given as a URL. Default: none."""
+    """Further hosts that a list of URLs may name, if the list is given as a URL. Default: none."""
 
 
 def source_options(**given: Unpack[IngestOptions]) -> SourceOptions:

@@ -1,8 +1,10 @@
-"""Patterns for paths: `*` and `?` stand for characters of one name, `[…]` for one of several, `**` for any folders."""
+"""Patterns for paths: `*` and `?` stand for characters of one name, `[…]` for one of several characters, `**` for any folders."""
 
 from __future__ import annotations
 
 import re
+
+from ragcore.errors import InvalidInput
 
 __all__ = ["WILDCARDS", "compiled"]
 
@@ -10,7 +12,11 @@ WILDCARDS = re.compile(r"[*?\[]")
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
-    """Return the pattern as a regular expression for paths with "/"; without a pattern, all paths match."""
+    """Return the pattern as a regular expression for paths with "/"; without a pattern, all paths match.
+
+    Raises:
+        InvalidInput: the pattern has an invalid set of characters, such as `[z-a]`.
+    """
     if not pattern:
         return re.compile(r".*", re.DOTALL)
     parts = []
@@ -21,7 +27,12 @@ def compiled(pattern: str) -> re.Pattern[str]:
             parts.append(r".*" if is_last else r"(?:[^/]+/)*")
         else:
             parts.append(_segment(segment) + ("" if is_last else "/"))
-    return re.compile("".join(parts), re.DOTALL)
+    try:
+        return re.compile("".join(parts), re.DOTALL)
+    except re.error as error:
+        raise InvalidInput(
+            f"the pattern {pattern[:200]!r} is invalid ({error.msg}): check the characters in [ ]"
+        ) from None
 
 
 def _segment(segment: str) -> str:

@@ -28,8 +28,8 @@ FIELDS = ("id", "text", "title", "source", "expires_at", "metadata")
 class QuerySource:
     """The rows of a query to PostgreSQL. The columns `id` and `text` are required; `title`, `source` and `expires_at` are optional.
 
-    All other columns become metadata. A column `metadata` of type json or jsonb is joined with them. Numbers, texts, truth values and arrays stay as they are;
-    dates and times become ISO 8601. A row without id or text is reported as failed.
+    All other columns become metadata. A column `metadata` of type json or jsonb is merged with them. Numbers, texts, booleans and arrays stay as they are;
+    dates and times become texts in ISO 8601, and intervals become seconds. A row without id or text is reported as failed.
 
     A cursor reads 50 rows at a time in a read-only transaction, so memory does not grow with the number of rows.
 
@@ -73,8 +73,8 @@ class QuerySource:
 
         Raises:
             InvalidInput: the query is not one SELECT statement, or has no column `id` or `text`.
-            ConfigurationError: the DSN is wrong, or a right is missing.
-            StoreError: PostgreSQL can't be reached or failed, perhaps in the middle.
+            ConfigurationError: the DSN is wrong, or the role lacks a right.
+            StoreError: PostgreSQL can't be reached, or failed, perhaps after some rows.
         """
         number = 0
         async with aclosing(rows_of(self._dsn, self.query)) as parts:
@@ -95,7 +95,7 @@ class QuerySource:
         return f"{self.name}/{entry.id}"
 
     async def fetch(self, entry: Entry, /, *, into: Path) -> Path:
-        """Not used: each entry has its document."""
+        """Raise an error: each entry of a query contains its document, so there is nothing to fetch."""
         raise InvalidInput("a row has nothing to fetch")
 
     def _entry(self, number: int, row: Mapping[str, Any]) -> Entry | Unreadable:

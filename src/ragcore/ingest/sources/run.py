@@ -1,4 +1,4 @@
-"""One run over sources: list, skip, fetch, read, add, and delete what is gone."""
+"""One run over sources: list, skip, fetch, read, add, and delete documents that are gone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SourceOptions:
         dry_run: whether to change nothing.
         confirmed: whether to delete documents even if the listing is empty, or more than 20 % of the documents are gone.
         take_over: whether documents of other sources may be replaced.
-        expires_at: the time at which documents expire that have no own time.
+        expires_at: the time at which documents without an expiry of their own expire.
         rate_limiter: limits the requests to the embedder; None: no limit.
         reading: how to read files.
     """
@@ -101,7 +101,7 @@ class SourceRun:
         Args:
             progress: called with the report so far.
             document_timeout: as in `Ingestor.add`.
-            delete: deletes documents of a source and returns their number.
+            delete: function that gets a source and ids of documents, deletes these documents, and returns their number.
         """
         store = self._ingestor.store
         self._key = await self._ingestor.settings_key()
@@ -149,12 +149,12 @@ class SourceRun:
             await clean_up(lambda: shutil.rmtree(folder, ignore_errors=True))
 
     def _note_unreadable(self, unreadable: Unreadable) -> None:
-        """Count an entry that can't be read as present, and with it the documents of the file of lines that contains it."""
+        """Count an entry that can't be read as present. If it is a line of a file, count the file's other documents as present, too."""
         for listing in self._listings.values():
             listing.missed |= {unreadable.id, unreadable.id.rpartition(":")[0]} - {""}
 
     async def _found(self, folder: Path) -> AsyncGenerator[File | Document | Unreadable, None]:
-        """Yield what the sources list, without the entries that have not changed."""
+        """Yield the entries of all sources, without those that have not changed."""
         others = Others()
         found_any = False
         for listing in self._listings.values():
@@ -235,7 +235,7 @@ class SourceRun:
     async def _fetched(
         self, listing: Listing, entries: Sequence[Entry], folder: Path
     ) -> list[tuple[Entry, Path | Unreadable]]:
-        """Fetch entries at the same time."""
+        """Fetch entries concurrently. An error or the time limit makes an entry unreadable."""
         found: dict[int, Path | Unreadable] = {}
         seconds = self._options.reading.seconds
 

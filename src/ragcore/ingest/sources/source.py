@@ -1,4 +1,4 @@
-"""The seam between a source and whatever reads it: a source lists entries and fetches their contents."""
+"""The interface of a source: it lists entries and fetches their contents."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Entry:
 
     Attributes:
         id: the entry's name in the source. It is also the id of its document, unless the entry is a file of lines.
-        version: a text that changes with the content, such as an ETag; None if the source has none, so that the entry is read at each run.
+        version: a text that changes with the content, such as an ETag. None: unknown, so each run reads the entry.
         document: the document, if the listing itself contains it, as a row of a query does. Then there is nothing to fetch.
-        location: where the source finds the content, if the id does not tell it. It may contain a token, so it is not shown.
-        has_type: whether the suffix of the id tells the type. False: only the suffix of the fetched file tells it.
+        location: the address of the content for `fetch`, if it does not follow from the id. It may contain a token, so it is not shown.
+        has_type: whether the suffix of the id determines the type. False: the suffix of the fetched file determines it.
     """
 
     id: str
@@ -46,26 +46,26 @@ class Source(Protocol):
         """List the source. The iterator holds a few entries at a time, whatever the size of the source.
 
         Yields:
-            `Entry`, or `Unreadable` for a part that can't be listed, such as a folder without permission. Its `id` is the entry or the folder. What was
-            recorded from there counts as present.
+            `Entry`, or `Unreadable` for a part that can't be listed, such as a folder without permission. Its `id` is the entry or the folder. Documents that
+            are recorded for it, or for entries below it, count as present.
 
         Raises:
-            RagcoreError: the listing failed, perhaps half-way. Then nothing may be concluded from an entry that it did not contain.
+            RagcoreError: the listing failed, perhaps after some entries. The run then deletes no document of this source.
         """
         ...
 
     def address(self, entry: Entry, /) -> str:
-        """Return what the document shows as its source, such as a path or a URL without secrets."""
+        """Return the text that becomes the document's `source`, such as a path, or a URL without secrets."""
         ...
 
     async def fetch(self, entry: Entry, /, *, into: Path) -> Path:
-        """Return the path of a local file with the entry's content; its suffix tells the type.
+        """Return the path of a local file with the entry's content. The suffix of the path determines the type.
 
         Args:
             entry: an entry of this source without a `document`.
             into: a folder for temporary files. A file in it belongs to the caller, who deletes it; a file elsewhere is the user's own.
 
         Raises:
-            InvalidInput: the entry can't be read: it vanished, access is denied, it is too large, or it is in a place that the source may not use.
+            InvalidInput: the entry can't be read: it vanished, access is denied, it is too large, or the source may not read from its location.
         """
         ...

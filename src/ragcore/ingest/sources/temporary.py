@@ -1,4 +1,4 @@
-"""Temporary files for contents that were fetched."""
+"""Temporary files for fetched contents."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Temporary:
 
     Args:
         folder: the folder of the file.
-        suffix: its suffix, which tells the type.
+        suffix: its suffix, which determines the type.
     """
 
     def __init__(self, folder: Path, suffix: str) -> None:
@@ -85,7 +85,7 @@ async def clean_up(work: Callable[[], object], /) -> None:
 
 
 def suffix_of(name: str) -> str:
-    """Return the suffix of a name, in lower case; "" if it has none that a file of this machine may have."""
+    """Return the suffix of a name, in lower case; "" if it has none, or one with other characters than letters, digits and underscores."""
     path = PurePosixPath(name.lower())
     if is_lines(path):
         return ".jsonl.gz" if path.name.endswith(".gz") else ".jsonl"

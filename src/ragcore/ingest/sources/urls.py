@@ -46,7 +46,7 @@ def server_of(url: str) -> tuple[str, str, int | None]:
 
 
 def without_login(url: str) -> tuple[str, Secret | None]:
-    """Return the URL without user and password, and these two, separated by a NUL; None if there are none."""
+    """Return the URL without user and password, and both of them separated by a NUL; None instead of them if the URL has none."""
     parts = parsed(url)
     login, _, host = parts.netloc.rpartition("@")
     plain = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))

@@ -21,24 +21,24 @@ __all__ = ["changes"]
 
 # Changes within this time are reported together. So a text editor, which writes a new file and renames it, causes one report.
 DEBOUNCE_SECONDS = 1.6
-# Without an event for this long, a change is reported anyway: a network drive sends none, and the system drops events if there are too many.
+# After this time without an event, a change is reported anyway: a network drive sends no events, and the system drops some if there are too many.
 RESCAN_SECONDS = 300.0
-# The thread looks this often whether to end.
-TURN_SECONDS = 0.5
+# Seconds after which the thread checks whether to end.
+STOP_SECONDS = 0.5
 
 
 async def changes(
     folder: str | PathLike[str] | FolderSource, /, *, debounce: float = DEBOUNCE_SECONDS, rescan: float = RESCAN_SECONDS
 ) -> AsyncGenerator[None, None]:
-    """Yield once at the start, and then after each change of the folder's files. Needs the extra `sources`.
+    """Yield None once at the start, and then after each change of the folder's files. Needs the extra `sources`.
 
-    It does not say what has changed: an ingest with `sync` finds out, and it reads only files that have changed. Changes while you handle the last report
-    are reported together afterwards. Changes of hidden files are ignored.
+    The iterator does not report which files changed. An ingest with `sync` finds that out, and reads only files that have changed. Changes that happen while
+    you handle a report are reported together afterwards. Changes of hidden files are ignored.
 
     Args:
         folder: the folder to watch, or a `FolderSource`.
-        debounce: the longest time in seconds for which changes are collected before they are reported.
-        rescan: seconds without a change after which it yields anyway.
+        debounce: the longest time in seconds for which changes are collected before they are reported. Default 1.6.
+        rescan: seconds without a change after which the iterator yields anyway. Default 300.
 
     Raises:
         InvalidInput: the folder does not exist, or the source is not a folder.
@@ -59,14 +59,14 @@ async def changes(
     source = folder if isinstance(folder, FolderSource) else await threads.run(lambda: FolderSource(folder))
     if not source.is_folder:
         raise InvalidInput(f"{source.name} is a file: only folders can be watched")
-    root = Path(source.root)
+    root = source.root
     ending = threading.Event()
     watcher = watchfiles.watch(
         root,
         watch_filter=lambda _, path: not _is_hidden(root, path),
         stop_event=ending,
         debounce=int(debounce * 1_000),
-        rust_timeout=int(TURN_SECONDS * 1_000),
+        rust_timeout=int(STOP_SECONDS * 1_000),
         yield_on_timeout=True,
         raise_interrupt=False,
         ignore_permission_denied=True,

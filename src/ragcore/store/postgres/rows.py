@@ -27,14 +27,14 @@ CONNECT_SECONDS, FETCH_SECONDS = 30.0, 300.0
 
 
 async def rows_of(dsn: str | Secret, query: str, /) -> AsyncGenerator[tuple[Columns, Rows], None]:
-    """Yield the rows of a query, at most 50 at a time, with the names of its columns. The first part comes even if there are no rows.
+    """Yield the rows of a query, at most 50 at a time, with the names of its columns. A query without rows yields its columns once.
 
-    The transaction is read-only, and sees the database as it was at the start. It stays open until the last row was read.
+    The transaction is read-only, and sees the database as it was at the start. It stays open until the last row is read.
 
     Raises:
         InvalidInput: the query is not one valid SELECT statement.
-        ConfigurationError: the DSN is wrong, or a right is missing.
-        StoreError: PostgreSQL can't be reached or failed, perhaps in the middle.
+        ConfigurationError: the DSN is wrong, or the role lacks a right.
+        StoreError: PostgreSQL can't be reached, or failed, perhaps after some rows.
     """
     address = parse(dsn)
     try:
