@@ -29,6 +29,7 @@ from tests.support.ray_ingest import DIMENSION, client, counted, embedder, made_
 import ragcore
 from ragcore import ConfigurationError, Document, IngestReport, InvalidInput, StoreError, Unreadable
 from ragcore.explore import Labelled
+from ragcore.explore.ray import _labels
 from ragcore.ingest.ray import embed_dataset, ingest
 from ragcore.ingest.ray.coordinator import Coordinator, SharedRateLimiter, digest
 from ragcore.ingest.ray.engine import _of_ray
@@ -143,7 +144,7 @@ def test_a_client_that_cannot_be_opened_is_one_error_without_its_text() -> None:
     (row,) = worker(table([Document("1", "text")]))["value"].to_pylist()
     error = unpacked(row).error
     assert isinstance(error, ConfigurationError)
-    assert "KeyError" in str(error)
+    assert "the function `client` failed in a worker (KeyError)" in str(error)
     assert CANARY not in str(error)
 
 
@@ -163,6 +164,14 @@ def test_a_worker_ends_with_its_interpreter(keeps: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code + keeps], check=True, timeout=100, capture_output=True, text=True)
     assert done.stderr == ""
+
+
+def test_labels_to_evaluate_may_be_labels_rows_or_a_frame() -> None:
+    pandas = pytest.importorskip("pandas")
+    rows = [{"question": "q", "relevant": ["a"], "tenant": "t"}]
+    labels = [Labelled("q", ("a",), tenant="t")]
+    for given in (labels, iter(labels), rows, pandas.DataFrame(rows)):
+        assert _labels(given) == labels
 
 
 def test_an_error_of_ray_is_the_error_of_the_worker_if_there_is_one() -> None:

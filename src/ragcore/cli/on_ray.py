@@ -19,13 +19,13 @@ from ragcore.types import IngestReport
 
 __all__ = ["ingest_on_ray"]
 
-# Settings that must be the same in all workers. Otherwise a document would depend on the worker that adds it.
+# Settings that must be the same in all workers. Otherwise the stored document would depend on the worker that adds it.
 SAME = ("embedding_model", "embedding_dimension", "schema", "chunk_tokens", "overlap_tokens", "embed_text")
 
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """What a worker's configuration must have in common with the driver's. It has no secret."""
+    """The settings in which a worker's configuration must equal the driver's. They contain no secret."""
 
     is_local: bool
     settings: tuple[object, ...]

@@ -1,8 +1,8 @@
-"""Offline evaluation on Ray: `evaluate` and `answers` for many questions, on many processes or machines. Needs the extra `ray`."""
+"""Offline evaluation on Ray: `evaluate` and `answers` for many questions, in many processes or on many machines. Needs the extra `ray`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, TypeVar
@@ -32,8 +32,8 @@ def evaluate_dataset(
 
     Args:
         labelled: labelled questions, or anything that `explore.load` reads, such as a dataset of Ray Data or the path of a file.
-        client: makes the client. It is called in each worker, so it reads the worker's environment.
-        k: number of documents to judge.
+        client: function that makes the client. It is called in each worker, so it reads the worker's environment.
+        k: number of documents to judge for each question.
         workers: number of processes. None: the number of the cluster's CPUs.
         address: as in `ragcore.ingest.ray.ingest`.
 
@@ -41,9 +41,9 @@ def evaluate_dataset(
         The evaluation, with the questions in the given order.
 
     Raises:
-        InvalidInput: as in `explore.evaluate`.
-        ConfigurationError: as in `ragcore.ingest.ray.ingest`.
-        RagcoreError: a search failed. No fallback is used, because it would be judged as the configured search.
+        InvalidInput: as in `explore.evaluate` and `explore.load`.
+        ConfigurationError, DependencyError: as in `ragcore.ingest.ray.ingest`.
+        RagcoreError: a search failed. No fallback is used, because its result would be judged as that of the configured search.
     """
     labels = [label for label in _labels(labelled) if label.grades()]
     if not labels:
@@ -65,7 +65,7 @@ def answers_dataset(
     address: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Answers:
-    """Ask labelled questions and judge the answers by rule and by label, as `explore.answers` does, with Ray's workers.
+    """Ask labelled questions and judge the answers by rule and by label, as `explore.answers` does, with Ray's workers. Blocks until all are judged.
 
     Args:
         labelled: as in `evaluate_dataset`.
@@ -75,10 +75,10 @@ def answers_dataset(
         options: the arguments of `explore.answers`, such as timeout, mode, top_k and judge.
 
     Returns:
-        The judged answers, with the questions in the given order. A call that fails is counted.
+        The judged answers, with the questions in the given order. A call that fails is part of the result, as in `explore.answers`.
 
     Raises:
-        InvalidInput, ConfigurationError: as in `explore.answers` and `ragcore.ingest.ray.ingest`.
+        InvalidInput, ConfigurationError, DependencyError: as in `explore.answers` and `ragcore.ingest.ray.ingest`.
     """
     labels = _labels(labelled)
     if not labels:
@@ -95,13 +95,8 @@ def answers_dataset(
 def _labels(labelled: object) -> list[Labelled]:
     rows = getattr(labelled, "iter_rows", None)
     if rows is not None and type(labelled).__module__.startswith("ray."):
-        return list(load(list(rows())))
-    if isinstance(labelled, Iterable) and not isinstance(labelled, str):
-        given = list(labelled)
-        if all(isinstance(one, Labelled) for one in given):
-            return given
-        return list(load(given))
-    return list(load(labelled))
+        return load(list(rows()))
+    return load(labelled)
 
 
 def _run(
@@ -131,7 +126,7 @@ def _run(
 
 
 class Evaluator(Opened[RAG]):
-    """Measures the questions of a block. The outcome of a block is a list of numbers of parts and their results."""
+    """Measures the questions of a block. The outcome of a block is a list of pairs: the number of a part, and its result."""
 
     def __init__(self, opens: Client, work: Callable[[RAG, Sequence[Labelled]], Coroutine[Any, Any, Any]]) -> None:
         super().__init__(opens)

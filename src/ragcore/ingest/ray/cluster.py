@@ -17,13 +17,13 @@ from ragcore.errors import ConfigurationError, DependencyError
 
 __all__ = ["cluster", "load"]
 
-# Memory of a local cluster for the objects that are passed between its processes. Blocks are small, so it need not be large.
+# Memory of a local cluster for the objects that its processes exchange. Blocks are small, so it need not be large.
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 CONNECT_SECONDS = 5.0
-# Without the first variable, Ray reports its usage to its makers. Without the second one, Ray replaces 127.0.0.1 by the machine's address, also to connect,
-# and listens on all interfaces. It is the switch that Ray has for Windows and macOS; it also works on Linux.
-VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0"}
-ONLY_HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# Without this variable, Ray sends usage data to its developers.
+NO_USAGE_DATA = {"RAY_USAGE_STATS_ENABLED": "0"}
+# Without this variable, Ray listens on all interfaces, and connects to the machine's address instead of 127.0.0.1. Despite its name, it also works on Linux.
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 LOOPBACK = ("127.", "localhost:", "[::1]:")
 
 
@@ -33,7 +33,7 @@ def load(purpose: str) -> Any:
     Raises:
         ConfigurationError: the extra `ray` is not installed.
     """
-    os.environ.update(VARIABLES)
+    os.environ.update(NO_USAGE_DATA)
     ray = require("ray", extra="ray", purpose=purpose)
     require("ray.data", extra="ray", purpose=purpose)
     return ray
@@ -43,7 +43,7 @@ def load(purpose: str) -> Any:
 def cluster(address: str | None, *, workers: int | None, purpose: str) -> Iterator[Any]:
     """Connect to Ray for the block, and yield the module `ray`.
 
-    If this process is connected to Ray already, that connection is used and stays open. Otherwise the connection, or the cluster that was started, ends with
+    If this process is connected to Ray already, the block uses that connection, which stays open. Otherwise the new connection or the new cluster ends with
     the block.
 
     Args:
@@ -52,12 +52,13 @@ def cluster(address: str | None, *, workers: int | None, purpose: str) -> Iterat
         purpose: the feature that needs Ray, for the error message.
 
     Raises:
-        ConfigurationError: the extra `ray` is not installed, or the cluster can't be reached.
+        ConfigurationError: the extra `ray` is not installed, the cluster can't be reached, or `address` is given and this process is connected already.
+        DependencyError: Ray could not be started on this machine.
     """
     named = address or os.environ.get("RAY_ADDRESS")
     if named is None or named.startswith(LOOPBACK):
         # Ray reads this variable when it is imported.
-        os.environ.update(ONLY_HERE)
+        os.environ.update(LOOPBACK_ONLY)
     ray = load(purpose)
     if ray.is_initialized():
         if address is not None:
@@ -80,7 +81,7 @@ def cluster(address: str | None, *, workers: int | None, purpose: str) -> Iterat
             )
         else:
             ray.init(address=named, **quiet)
-    except Exception as error:  # Ray raises errors of many kinds, also plain ones
+    except Exception as error:  # Ray raises errors of many types
         ray.shutdown()
         if named is None:
             raise DependencyError(
@@ -100,10 +101,10 @@ def cluster(address: str | None, *, workers: int | None, purpose: str) -> Iterat
 
 
 def _check_reachable(address: str) -> None:
-    """Check that something listens at the address of a cluster. Ray itself would try for minutes.
+    """Check that a server listens at the address of a cluster. Ray itself would try to connect for minutes.
 
     Raises:
-        ConfigurationError: the address is not one of a cluster, or nothing listens there.
+        ConfigurationError: the address is invalid, or no server listens there.
     """
     if address == "auto":
         return

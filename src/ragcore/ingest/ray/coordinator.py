@@ -1,4 +1,4 @@
-"""The part of an ingest that all workers share: rate limits, the ids of documents, and how often a batch was begun."""
+"""The state of an ingest that all workers share: rate limits, the ids of documents, and the number of starts of each batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def digest(*parts: object) -> bytes:
 
 
 class Coordinator:
-    """Keeps the shared state of one run. It runs as one actor on the driver's node, so it lives as long as the driver.
+    """Keeps the shared state of one run. It runs as one actor on the driver's node, so it ends only when the driver ends.
 
     Args:
         requests_per_minute, tokens_per_minute: limits of the embedding provider for all workers together; None: no limit.
@@ -30,7 +30,7 @@ class Coordinator:
         self._begun: Counter[bytes] = Counter()
 
     async def turn(self, tokens: int) -> tuple[float, float]:
-        """Reserve the turn of a request. Return the seconds until then, and by how many seconds pauses have put off requests so far."""
+        """Reserve a time for a request. Return the seconds until then, and by how many seconds pauses have put off requests so far."""
         return self._limiter.reserve(tokens), self._limiter.put_off
 
     async def put_off(self) -> float:
@@ -38,28 +38,28 @@ class Coordinator:
         return self._limiter.put_off
 
     async def charge(self, requests: int, tokens: int) -> None:
-        """Count requests that were sent without a turn."""
+        """Count requests that were sent without a reservation."""
         self._limiter.charge(requests=requests, tokens=tokens)
 
     async def pause(self, seconds: float) -> None:
-        """Let no worker send a request for so many seconds."""
+        """Let no worker send a request for this number of seconds."""
         self._limiter.pause(seconds)
 
     async def claim(self, claims: Sequence[tuple[bytes, bytes]]) -> list[bool]:
-        """Take ids of documents, and return for each whether it was free.
+        """Claim ids of documents. Return for each whether it was free.
 
         Args:
-            claims: pairs of a document's id and its origin, as digests. A task that Ray repeats has the same origins, so its ids are free again.
+            claims: pairs of a document's id and its origin, as digests. A task that Ray repeats has the same origins, so it may claim its ids again.
         """
         return [self._origins.setdefault(name, origin) == origin for name, origin in claims]
 
     async def begin(self, batch: bytes) -> int:
-        """Count the start of a batch, and return how often it was begun without an end. More than once: its worker has died."""
+        """Count the start of a batch. Return the number of starts since its last end: if it is above 1, a worker died."""
         self._begun[batch] += 1
         return self._begun[batch]
 
     async def end(self, batches: Sequence[bytes]) -> None:
-        """Forget batches that are done."""
+        """Forget batches that are complete."""
         for batch in batches:
             self._begun.pop(batch, None)
 
@@ -74,11 +74,11 @@ def start_coordinator(ray: Any, *, requests_per_minute: int | None, tokens_per_m
 
 
 class SharedRateLimiter(RateLimiter):
-    """The rate limiter of one worker. All decisions are those of the coordinator.
+    """The rate limiter of one worker. The coordinator makes all decisions.
 
     Args:
-        coordinator: the handle of the actor.
-        requests_per_minute, tokens_per_minute: its limits.
+        coordinator: the handle of the coordinator's actor.
+        requests_per_minute, tokens_per_minute: the coordinator's limits.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class SharedRateLimiter(RateLimiter):
         self._coordinator = coordinator
 
     def charge(self, *, requests: int = 1, tokens: int = 0) -> None:
-        """Count requests that were sent without a turn. Doesn't wait for the coordinator."""
+        """Count requests that were sent without a reservation. Does not wait for the coordinator."""
         self._coordinator.charge.remote(requests, tokens)
 
     def pause(self, seconds: float) -> None:
-        """Let no worker send a request for so many seconds. Doesn't wait for the coordinator."""
+        """Let no worker send a request for this number of seconds. Does not wait for the coordinator."""
         self._coordinator.pause.remote(seconds)
 
     async def _turn(self, tokens: int) -> tuple[float, float]:

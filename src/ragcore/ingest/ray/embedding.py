@@ -1,4 +1,4 @@
-"""Embedding alone, for a dataset of texts."""
+"""Embeds the texts of a dataset, without a store."""
 
 from __future__ import annotations
 
@@ -44,22 +44,25 @@ def embed_dataset(
     tokens_per_minute: int | None = None,
     timeout: float | None = None,
 ) -> Dataset:
-    """Add a column of vectors to a dataset of Ray Data. Like other operations of a dataset, it runs when the dataset is read or written.
+    """Add a column of vectors to a dataset of Ray Data. Like other operations on a dataset, it runs when the dataset is read or written.
 
     Args:
-        dataset: has a column of texts.
-        embedder: makes the embedder. It is called in each worker, so it reads the worker's environment.
-        text: the column of texts. A row without a text gets no vector.
-        vector: the new column: a list of `dimension` float32 numbers; null for a text that the embedder refuses.
-        error: the new column with the reason for a missing vector; "" for a row with a vector.
+        dataset: a dataset with a column of texts.
+        embedder: function that makes the embedder. It is called in each worker, so it reads the worker's environment.
+        text: name of the column of texts. A row without a text gets no vector.
+        vector: name of the new column of vectors: a list of `dimension` float32 numbers; null for a text that the embedder refuses.
+        error: name of the new column with the reason for a missing vector; "" for a row with a vector.
         workers: number of processes that embed. None: the number of the cluster's CPUs.
         requests_per_minute: limit of the embedding provider for all workers together.
         tokens_per_minute: the same for tokens.
-        timeout: seconds for each 256 texts, without the wait for the limits. None: 120.
+        timeout: seconds for each 256 texts, not counting the wait for the limits. None: 120.
 
     Raises:
-        ConfigurationError: an option is invalid, or the cluster has too few CPUs. When the dataset is read, an error of the embedder that is not due to a
-            text comes out as an error of Ray, which has it as its `cause`.
+        InvalidInput: `timeout` is not positive.
+        ConfigurationError: the extra `ray` is not installed, another option is invalid, or the cluster has too few CPUs.
+
+    If the embedder fails for a reason other than a text, or the dataset has no column `text`, reading the dataset raises an error of Ray. Its `cause` is
+    ragcore's error.
 
     Examples:
         ```python
@@ -95,6 +98,8 @@ async def _opened(embedder: Callable[[], Embedder]) -> AsyncIterator[Embedder]:
 
 class Embedding(Opened[Embedder]):
     """Embeds the texts of a block."""
+
+    argument = "embedder"
 
     def __init__(
         self, opens: Any, columns: tuple[str, str, str], seconds: float, limits: Limits, coordinator: Any

@@ -1,8 +1,8 @@
 """Ingestion on Ray Data: the local engine's steps as operations of a dataset, on many processes or machines.
 
-The driver finds the files. One operation reads them; another one cuts, embeds and writes the documents, because each of these steps needs the whole document
-and a document is written completely or not at all. If a worker or a node dies, Ray repeats its blocks. The content hash makes that harmless: a document that
-is stored already is neither embedded nor written again.
+The driver finds the files. One operation reads them. Another one cuts, embeds and writes the documents, because each of these steps needs the whole document,
+and a document is written completely or not at all. If a worker or a node dies, Ray repeats its blocks. The content hash makes that safe: a document that is
+stored already is neither embedded nor written again.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ def ingest(
     Args:
         paths: files and folders. Each worker must be able to read them at the same path.
         tenant: the owner of the documents.
-        client: makes the client. It is called in each worker, so it reads the worker's environment, and no secret leaves a machine. Ray must be able to
-            pickle the function; a function of a module that is installed on all machines always works.
+        client: function that makes the client. It is called in each worker, so it reads the worker's environment, and no secret leaves a machine. Ray must
+            be able to pickle the function; a function of a module that is installed on all machines always works.
         address: the address of a Ray cluster, such as "127.0.0.1:6379"; None: the one in RAY_ADDRESS, or a new cluster on this machine, which ends with
             the call.
-        workers: number of processes that add documents; half as many more read files. None: the number of the cluster's CPUs.
+        workers: number of processes that add documents. Up to half as many further processes read files. None: the number of the cluster's CPUs.
         progress: called with the report so far.
-        requests_per_minute: limit of the embedding provider for all workers together. A pause that it asks for, as with a 429, holds all workers.
+        requests_per_minute: limit of the embedding provider for all workers together. A pause that it asks for, as with a 429, pauses all workers.
         tokens_per_minute: the same for tokens.
         document_timeout: seconds for each step of a document, as in `RAG.add`.
         read_timeout: seconds for reading each file, as in `ingest.read`.
@@ -125,7 +125,7 @@ def ingest(
                 fn_constructor_args=(options, coordinator),
                 batch_size=None,
                 batch_format="pyarrow",
-                # None is reserved: after the death of a node, a reader must find a place even if the other workers have taken all CPUs that are left.
+                # Readers reserve no CPU: after the death of a node, a reader must start even if the other workers reserve all CPUs that are left.
                 num_cpus=0,
                 compute=pool(ray, readers),
             )
@@ -163,9 +163,9 @@ def workers_of(ray: Any, workers: int | None) -> int:
 
 
 def pool(ray: Any, size: int, *, at_once: int = 1) -> Any:
-    """Return a pool of `size` actors, each with so many blocks at once."""
+    """Return a pool of `size` actors. Each works on `at_once` blocks at once."""
     return ray.data.ActorPoolStrategy(
-        # Not a pool that grows and shrinks: it would shrink while the files are still being read.
+        # The size is fixed: a pool that scales would shrink while the files are still being read.
         size=size,
         max_concurrent_calls_per_actor=at_once,
         enable_true_multi_threading=at_once > 1,
@@ -175,22 +175,22 @@ def pool(ray: Any, size: int, *, at_once: int = 1) -> Any:
 
 @contextmanager
 def executing(ray: Any) -> Iterator[None]:
-    """Set Ray Data up for the block: small blocks, no output of its own. The settings of the user's own datasets stay."""
+    """Configure Ray Data inside the `with` block: small blocks of data, and no output. The settings of other datasets stay."""
     context = ray.data.DataContext.get_current().copy()
     context.target_max_block_size = BLOCK_BYTES
     context.target_min_block_size = 1
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    loud = logging.getLogger("ray.data")
-    level = loud.level
-    loud.setLevel(logging.CRITICAL)
+    ray_logger = logging.getLogger("ray.data")
+    level = ray_logger.level
+    ray_logger.setLevel(logging.CRITICAL)
     try:
         with ray.data.DataContext.current(context), warnings.catch_warnings():
             # There may be fewer blocks than workers.
             warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
             yield
     finally:
-        loud.setLevel(level)
+        ray_logger.setLevel(level)
 
 
 def outcomes(dataset: Any) -> Iterator[Any]:
@@ -214,14 +214,14 @@ def outcomes(dataset: Any) -> Iterator[Any]:
     except RayError as error:
         raise _of_ray(error) from error
     finally:
-        # The executor ends with its iterator, also after an error or Ctrl-C.
+        # Closing the iterator ends the executor, also after an error or Ctrl-C.
         close = getattr(rows, "close", None)
         if close is not None:
             close()
 
 
 def _of_ray(error: Exception) -> RagcoreError:
-    """Return an error of Ray as ours: a worker's own error if there is one."""
+    """Return the ragcore error for an error of Ray: a worker's own error if there is one."""
     cause: BaseException | None = getattr(error, "cause", None) or error
     while cause is not None:
         if isinstance(cause, RagcoreError):
@@ -236,7 +236,7 @@ def _of_ray(error: Exception) -> RagcoreError:
 
 
 def _found(paths: list[Path], tally: _Tally, *, follow_symlinks: bool, strict: bool) -> Iterator[File]:
-    """Yield the files below the paths, and count what can't be read. Of two files with the same id, the first one is read."""
+    """Yield the files below the paths, and count those that can't be read. Of two files with the same id, the first one is read."""
     others, seen, found_any = Others(), set[str](), False
     for path in paths:
         source = FolderSource(path, follow_symlinks=follow_symlinks)

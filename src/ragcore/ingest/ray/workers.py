@@ -1,4 +1,4 @@
-"""The actors: one reads files, the other cuts, embeds and writes documents. Each has an event loop of its own, on which its client lives."""
+"""The actors: one reads files, the other cuts, embeds and writes documents. Each has an event loop of its own for its client."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ logger: logging.Logger = logging.getLogger("ragcore.ingest")
 T = TypeVar("T")
 C = TypeVar("C")
 
-# A worker that dies once may have been killed from outside. If more die with the same block, its documents are added one by one, and a document with which
-# so many workers die is reported as failed. Otherwise Ray would repeat it forever.
+# A worker that dies once may have been killed from outside. If more workers die with the same block, its documents are added one by one. A document with which
+# MOST_DEATHS workers died is reported as failed. Otherwise Ray would repeat it forever.
 BLOCK_DEATHS, MOST_DEATHS = 1, 3
 
 
@@ -86,7 +86,7 @@ class ReadOptions:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a worker did with a block: its result, or the error that ends the run."""
+    """The outcome of a block: its result, or the error that ends the run."""
 
     result: Any = None
     error: RagcoreError | None = None
@@ -113,10 +113,10 @@ async def _next(batches: AsyncGenerator[list[Document | Unreadable], None]) -> l
 
 
 class Loop:
-    """An event loop on a thread of its own. `close` ends what was opened on it.
+    """An event loop on a thread of its own. `close` closes the components that were opened on it.
 
-    anyio's `start_blocking_portal` isn't used: it is a generator, which Python also closes when the interpreter ends. Then it waits for its thread, which
-    does not run any more, so the process would never end.
+    anyio's `start_blocking_portal` is not used: it is a generator, which Python also closes when the interpreter ends. It would then wait for its thread,
+    which no longer runs, so the process would never end.
     """
 
     def __init__(self, name: str) -> None:
@@ -132,17 +132,17 @@ class Loop:
         return result
 
     def enter(self, manager: AbstractAsyncContextManager[C]) -> C:
-        """Open a component on the loop; `close` closes it."""
+        """Open a component on the loop, and return it."""
         return self._stack.enter_context(self.portal.wrap_async_context_manager(manager))
 
     def close(self) -> None:
-        """Close the components and the loop. Does nothing when the interpreter ends, because its threads have ended already."""
+        """Close the components and the loop. Does nothing while the interpreter ends, because the thread has ended already."""
         if sys.is_finalizing():
             return
         try:
             self._stack.close()
         finally:
-            with suppress(RuntimeError):  # it has been stopped
+            with suppress(RuntimeError):  # the loop is stopped already
                 self.portal.call(self.portal.stop)
             self._thread.join()
 
@@ -158,10 +158,10 @@ def _serve(started: Future[BlockingPortal]) -> None:
     except BaseException as error:
         if started.done():
             raise
-        started.set_exception(error)  # the system has no file or thread left for a loop
+        started.set_exception(error)  # for example, no file descriptor is left for an event loop
 
 
-# Stands for the end of a file.
+# Marks the end of a file.
 END = Unreadable("", "the end of a file")
 
 
@@ -173,9 +173,9 @@ class Reader:
         self._coordinator = coordinator
         self._loop = Loop("reading")
         self._sender, self._receiver = anyio.create_memory_object_stream[File | Document | Unreadable](2)
-        # One iterator reads all files, so that its process stays from one file to the next.
+        # One iterator reads all files, so that they share one reading process.
         self._documents = read_files(
-            self._asked(),
+            self._received(),
             reading(read_timeout=options.read_timeout, processes=1, whole_pages=options.whole_pages),
         )
 
@@ -186,7 +186,7 @@ class Reader:
             while batch := self._loop.run(partial(_next, batches)):
                 yield table(batch)
 
-    async def _asked(self) -> AsyncGenerator[File | Document | Unreadable, None]:
+    async def _received(self) -> AsyncGenerator[File | Document | Unreadable, None]:
         async for file in self._receiver:
             yield file
 
@@ -233,7 +233,7 @@ class Reader:
         await self._documents.aclose()
 
     def __del__(self) -> None:
-        # Ray deletes the object before the process ends. Nothing must be raised then, and the process takes everything else with it.
+        # Ray deletes the object before the process ends. No error may be raised here. The end of the process releases everything else.
         try:
             if not sys.is_finalizing():
                 self._loop.run(self._close)
@@ -249,6 +249,9 @@ class Opened(Generic[C]):
         opens: makes the component. It runs in the worker, so it may read the worker's environment.
     """
 
+    # The name of the user's argument that makes the component, for messages.
+    argument = "client"
+
     def __init__(self, opens: Callable[[], AbstractAsyncContextManager[C]]) -> None:
         self._loop = Loop(type(self).__name__)
         self._opened: C | None = None
@@ -256,11 +259,11 @@ class Opened(Generic[C]):
         try:
             self._opened = self._loop.enter(opens())
         except RagcoreError as error:
-            # An actor that fails to start is started again by Ray. A configuration does not get better by that.
+            # Not raised: Ray would start the actor again, and a wrong configuration would fail again.
             self._error = error
         except Exception as error:  # the user's own function may raise anything, and its text may have a secret
             self._error = ConfigurationError(
-                f"the client could not be opened in a worker: {type(error).__name__}. Call the function `client` on that machine to see why"
+                f"the function `{self.argument}` failed in a worker ({type(error).__name__}): call it on that machine to see why"
             )
 
     def outcome(self, work: Callable[[C], Coroutine[Any, Any, Any]]) -> Outcome:
@@ -281,7 +284,7 @@ class Opened(Generic[C]):
 
 
 class Adder(Opened[Adding]):
-    """Cuts, embeds and writes documents with the local engine's own steps. The outcome of a block is a list of reports, or the error that ends the run."""
+    """Cuts, embeds and writes documents with the steps of the local engine. The outcome of a block is a list of reports, or the error that ends the run."""
 
     def __init__(
         self,
