@@ -28,8 +28,8 @@ def anyio_backend() -> str:
 
 
 async def ragcore(dsn: str, *words: str) -> subprocess.CompletedProcess[str]:
-    # There is no key and no embedder: a rollout can be aborted while they are missing.
-    environment = {**os.environ, "DATABASE_URL": dsn}
+    # There is no key and no embedder: a rollout can be aborted while they are missing. An empty key counts as missing.
+    environment = {**os.environ, "DATABASE_URL": dsn, "OPENAI_API_KEY": ""}
     command = [sys.executable, "-m", "ragcore", *words]
     run = partial(subprocess.run, command, env=environment, capture_output=True, text=True, timeout=100, check=False)
     return await anyio.to_thread.run_sync(run)

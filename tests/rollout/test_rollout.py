@@ -27,9 +27,10 @@ from ragcore import (
     testing,
 )
 from ragcore.resilience import deadline
-from ragcore.rollout import Guard, Rollout, Shadow
+from ragcore.rollout import Guard, Rollout, RolloutStatus, Shadow
 from ragcore.rollout.assignment import position
 from ragcore.testing.simulated import run_seeded
+from ragcore.types import RolloutState
 
 from .sides import Behaviour, Function
 
@@ -140,7 +141,7 @@ async def test_one_hang_rolls_back_and_says_why(seen: list[events.Event], caplog
         assert rollout.serves("a") == "stable"
     (event,) = [event for event in seen if event.name == "rollout.rolled_back"]
     assert event.source == "release-7"
-    assert event.data["reason"] == "hangs: 1 calls of the candidate hung, and 0 may"
+    assert event.data["reason"] == "hangs: 1 calls of the candidate hung, and at most 0 are allowed"
     assert any("release-7" in line and "hangs" in line for line in caplog.messages)
 
 
@@ -415,6 +416,11 @@ async def test_a_stream_is_taken_over_until_its_first_piece_only() -> None:
                 assert status.candidate.hung == (fault == "hang")
                 assert rollout._owner is not None
                 assert rollout._owner.running == 0
+
+
+def test_a_small_share_is_shown_with_its_digits() -> None:
+    status = RolloutStatus.of(RolloutState(name="r", share=0.005, steps=(0.005, 0.25, 1.0)))
+    assert status.lines()[0] == "r: running, share 0.5% of steps 0.5%, 25%, 100%"
 
 
 async def test_a_side_without_a_stream_is_refused() -> None:

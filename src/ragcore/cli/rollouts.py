@@ -24,7 +24,7 @@ app: typer.Typer = typer.Typer(
 Name = Annotated[
     str | None, typer.Argument(help="The name of the rollout. Not needed if there is only one.", show_default=False)
 ]
-Reason = Annotated[str, typer.Option("--reason", help="Why, for the log and the events.")]
+Reason = Annotated[str, typer.Option("--reason", help="Reason for the change, for the log and the events.")]
 
 
 @app.command()
@@ -88,8 +88,8 @@ def _change(
             known = await store.rollouts()
             found = [one for one in known if name in (None, one.state.name)]
             if len(found) != 1:
-                names = ", ".join(one.state.name for one in known) or "none"
-                raise InvalidInput(f"name one of the rollouts ({names})")
+                names = ", ".join(one.state.name for one in known)
+                raise InvalidInput(f"name one of the rollouts: {names}" if names else "there are no rollouts to change")
             after = await change(store, found[0], action, reason)
         results.print(RolloutStatus.of_record(after).lines()[0], markup=False)
         return DONE
@@ -103,8 +103,9 @@ async def _store(options: Options) -> AsyncIterator[RolloutStore]:
     if not options.is_local():
         from ragcore.store import PgVectorStore
 
-        # A configuration without a key is an error, but no key is used here.
-        config = Config.from_env({"OPENAI_API_KEY": "none", **options.environment()})
+        # A configuration without a key is an error, but no key is used here. An empty variable counts as not set.
+        environ = options.environment()
+        config = Config.from_env({**environ, "OPENAI_API_KEY": environ.get("OPENAI_API_KEY") or "none"})
         assert config.dsn is not None
         unsafe = config.allow_unsafe_role
         made = PgVectorStore(config.dsn, schema=config.schema, pool_size=1, allow_unsafe_role=unsafe)
@@ -114,5 +115,5 @@ async def _store(options: Options) -> AsyncIterator[RolloutStore]:
     async with open_client(options) as rag:
         kept = rag.retriever.store
         if not offers(kept, RolloutStore):
-            raise Unsupported(f"{type(kept).__name__} keeps no rollouts: use PostgreSQL", stage="rollout")
+            raise Unsupported(f"{type(kept).__name__} can't store rollouts: use PostgreSQL", stage="rollout")
         yield kept

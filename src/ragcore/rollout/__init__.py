@@ -1,4 +1,4 @@
-"""Roll out a candidate beside the present implementation: by share of the tenants, with a guard that promotes it or rolls it back."""
+"""Roll out a candidate next to the present implementation, for a growing share of the tenants. A guard promotes it or rolls it back."""
 
 from ragcore.rollout.evidence import Evidence, Tally
 from ragcore.rollout.guard import Guard, Verdict

@@ -10,10 +10,10 @@ DIGEST = 8
 
 
 def position(tenant: str, /, *, key: str) -> float:
-    """Return a tenant's position in the order of the rollout, in [0, 1). The candidate serves the tenants below its share.
+    """Return a tenant's position in the order of the rollout, in [0, 1). The candidate serves the tenants whose position is below its share.
 
-    A tenant keeps its position, so it stays with the candidate when the share grows, and all processes with the same key agree. Without the key, no one can
-    compute or choose a position. Two keys give independent orders, so the same tenants are not the first in each rollout.
+    A tenant keeps its position, so it stays with the candidate when the share grows, and all processes with the same key agree. Without the key, a position
+    can't be computed or chosen. Two keys give independent orders, so different tenants are the first in each rollout.
 
     Source: M.-J. Saarinen and J.-P. Aumasson, "The BLAKE2 cryptographic hash and message authentication code", RFC 7693, with a key.
 

@@ -21,8 +21,8 @@ def differences(question: str, stable: object, candidate: object) -> tuple[Diffe
     - "figures": each contains an amount, a date or a number that the other one lacks. A longer answer with additional figures does not differ.
     - "citations": both cite documents, and no document in common.
 
-    The rules for figures are those of `explore.answers`: "$1,500" equals "1500 dollars", and figures of the question don't count. Answers that are
-    texts, of a function, are compared by their figures only.
+    The rules for figures are those of `explore.answers`: "$1,500" equals "1500 dollars", and figures of the question don't count. If a side is a function
+    that returns texts, only the figures are compared.
     """
     return tuple(_differences(question, stable, candidate))
 

@@ -1,4 +1,4 @@
-"""The course of a rollout: its state, its evidence, and the changes that the guard or a person makes. It awaits nothing, so each step is whole."""
+"""The course of a rollout: its state, its evidence, and the changes that the guard or a person makes. It never awaits, so no task sees half a change."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ EVENTS = {
     "abort": "rollout.rolled_back",
     "roll_back": "rollout.rolled_back",
 }
-# The name under which the evidence of the step before is stored.
+# The name under which the evidence of the previous step is stored.
 BASELINE = "before"
 
 
 def changed(state: RolloutState, action: Action, reason: str) -> RolloutState:
     """Return the state after a change.
 
-    "promote" takes the next larger share; from the largest one, the candidate is promoted. After a rollback, it begins again with the smallest share.
+    "promote" takes the next larger share; after the largest one, the candidate is promoted. After a rollback, it begins again with the smallest share.
 
     Raises:
         InvalidInput: the state does not allow this change.
@@ -69,8 +69,8 @@ def changed(state: RolloutState, action: Action, reason: str) -> RolloutState:
 def baseline(evidence: Evidence, state: RolloutState) -> Evidence:
     """Return the evidence with which a new state begins.
 
-    Each step begins without evidence, so that good calls at a small share don't outweigh bad ones at a large share. At the share of 1, few calls of the
-    stable side are left to compare with, so those of the step before are kept.
+    Each step begins without evidence, so that good calls at a small share don't outweigh bad ones at a large share. At the share of 1, the stable side gets few
+    calls to compare with, so its calls of the previous step are kept.
     """
     return Evidence(stable=evidence.stable) if state.share >= 1 else Evidence()
 
@@ -78,11 +78,11 @@ def baseline(evidence: Evidence, state: RolloutState) -> Evidence:
 class Course:
     """The state and the evidence of a rollout in this process.
 
-    Invariant: `own` and `others` contain only calls since the last change of the state. A rollback applies in this process at once. If the state is stored for
-    several processes, each other change applies when the store has confirmed it.
+    Invariant: `own` and `others` contain only calls since the last change of the state. A rollback takes effect in this process at once. If the state is
+    stored for several processes, each other change takes effect when the store has confirmed it.
 
     Args:
-        begun: the state at the beginning.
+        begun: the initial state.
         guard: the limits.
         shared: whether the state is stored for several processes.
     """
@@ -96,7 +96,7 @@ class Course:
         self.others: list[Evidence] = []
         # A new random name for each version: a ledger that arrives late can't be counted for another step.
         self.ledger: str = secrets.token_hex(8)
-        # The change that the store has yet to confirm.
+        # The change that the store has not confirmed yet.
         self.wanted: tuple[Action, str] | None = None
         # Until the stored state is known, the stable side serves everyone.
         self.known: bool = not shared
@@ -105,12 +105,12 @@ class Course:
 
     @property
     def share(self) -> float:
-        """The share of tenants that the candidate serves at the moment."""
+        """The share of tenants that the candidate serves now."""
         return self.state.share if self.known else 0.0
 
     @property
     def is_shadow(self) -> bool:
-        """Whether the candidate only runs in the shadow of the stable side."""
+        """Whether the candidate only answers in the shadow of the stable side."""
         return self.known and self.state.share == 0 and self.state.status in ("running", "paused")
 
     @property
@@ -123,11 +123,11 @@ class Course:
         return self.own.plus(self.others)
 
     def report_start(self) -> None:
-        """Emit that this process takes part. The events after it report changes of the state."""
+        """Emit the event that this process takes part in the rollout. Later events report changes of the state."""
         emit("rollout.started", self.state.name, share=self.state.share, status=self.state.status)
 
     def count(self, side: Side, outcome: Outcome, seconds: float, *, limit: float = math.inf) -> None:
-        """Count a call that has ended, and let the guard judge. `limit` is the time that the candidate would have had for it, in seconds."""
+        """Count a call that has ended, and let the guard judge. `limit` is the number of seconds that the candidate has or would have for the call."""
         self.own.side(side).count(outcome, seconds, limit=limit)
         emit("rollout.call", self.state.name, side=side, outcome=outcome, seconds=seconds)
         if side == "candidate":
@@ -139,27 +139,31 @@ class Course:
         emit("rollout.compared", self.state.name, differ=differences)
         self._judge()
 
-    def turn(self, action: Action, reason: str) -> None:
-        """Change the state. If it is shared, the store must confirm the change; only a rollback applies at once."""
+    def apply(self, action: Action, reason: str) -> None:
+        """Change the state. If it is shared, the store must confirm the change first, except for a rollback.
+
+        Raises:
+            InvalidInput: the state does not allow this change.
+        """
         after = changed(self.state, action, reason)
         if not self.shared:
             self._take(after, [baseline(self.total(), after)], action)
             return
         self.wanted = (action, reason)
         if after.status == "rolled_back":
-            # The version stays as it is: the store gives the next one.
+            # The version stays the same until the store returns the next one.
             self._take(replace(after, version=self.state.version), self.others, action)
         self.wake.set()
 
     def adopt(self, record: RolloutRecord) -> None:
-        """Take over what is stored."""
+        """Adopt the stored state and evidence."""
         others = [Evidence.of(data) for ledger, data in record.evidence.items() if ledger != self.ledger]
         if self.known and record.state.version == self.state.version:
             self.others = others
             self._judge()
             return
         if self.wanted is not None and self.wanted[0] == "roll_back" and record.state.status != "rolled_back":
-            # Another process was faster with another change. This process stays rolled back until its own change is stored.
+            # Another process stored another change first. This process stays rolled back until its own change is stored.
             self.state = replace(self.state, version=record.state.version)
             self.own, self.ledger, self.others = Evidence(), secrets.token_hex(8), others
             return
@@ -175,9 +179,9 @@ class Course:
         step = sum(share < self.state.share for share in self.state.steps)
         verdict = self.guard.judge(self.total(), seconds=anyio.current_time() - self._since, step=step)
         if verdict.action == "roll_back":
-            self.turn("roll_back", verdict.reason)
+            self.apply("roll_back", verdict.reason)
         elif verdict.action == "promote" and self.state.status == "running" and self.wanted is None:
-            self.turn("promote", verdict.reason)
+            self.apply("promote", verdict.reason)
 
     def _take(self, after: RolloutState, others: Iterable[Evidence], action: Action | None) -> None:
         before, self.state = self.state, after
@@ -194,7 +198,7 @@ class Course:
 
 
 def _action(before: RolloutState, after: RolloutState) -> Action:
-    """Return which action has led from one state to the other, in another process."""
+    """Return the action of another process that led from one state to the other."""
     if after.status == "rolled_back":
         return "roll_back"
     if after.status == "paused":

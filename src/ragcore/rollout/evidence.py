@@ -1,4 +1,4 @@
-"""What a rollout has seen: the calls of both sides, and how often their answers differ. All of it are sums, so those of several processes can be added."""
+"""The evidence of a rollout: the calls of both sides, and how often their answers differ. All values are sums, so those of several processes can be added."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Side: TypeAlias = Literal["stable", "candidate"]
 # "late": the call respected its time limit, but had no answer by then. "hung": it had not returned one second after that.
 Outcome: TypeAlias = Literal["ok", "degraded", "failed", "late", "hung"]
 
-# Durations are counted in buckets. Each is 4.4 % longer than the one before, which is precise enough to tell a ratio of 1.5 from 1.
+# Durations are counted in buckets. Each bucket is 4.4 % longer than the previous one, which is precise enough to distinguish a ratio of 1.5 from 1.
 PER_OCTAVE = 16
 SHORTEST, LONGEST = 0.001, 3_600.0
 
@@ -29,9 +29,9 @@ class Tally:
         calls: calls that have ended, without those that the caller cancelled or whose question was invalid.
         failed: calls without an answer: they raised an error, were late, or hung.
         hung: calls that had not returned one second after their time was over.
-        degraded: answers with a fallback inside, such as a quotation.
+        degraded: degraded answers, such as a quotation because the model failed.
         overtime: answers of the stable side that took longer than the part of a call's time that the candidate gets.
-        durations: answers, and calls whose time ran out, by bucket of their seconds.
+        durations: number of answers, and of calls whose time ran out, by bucket of their seconds.
     """
 
     calls: int = 0
@@ -45,7 +45,9 @@ class Tally:
         """Count a call that has ended.
 
         Args:
-            limit: the seconds that the candidate would have had for it.
+            outcome: how the call ended.
+            seconds: the seconds that it took.
+            limit: the seconds that the candidate has or would have for it. Default: no limit.
         """
         self.calls += 1
         if outcome in ("ok", "degraded"):
@@ -69,7 +71,7 @@ class Tally:
         self.durations.update(other.durations)
 
     def quantile(self, share: float) -> float | None:
-        """Return the seconds within which this share of the answers arrived; None without answers. Calls whose time ran out count as answers."""
+        """Return the seconds within which this share of the answers arrived, 0 to 1; None without answers. Calls whose time ran out count as answers."""
         left = math.ceil(share * self.durations.total())
         for bucket in sorted(self.durations):
             left -= self.durations[bucket]
@@ -78,7 +80,7 @@ class Tally:
         return None
 
     def slower(self, seconds: float) -> int:
-        """Return the number of answers that took longer than this, by whole buckets."""
+        """Return the number of answers that took longer than `seconds`, rounded to whole buckets."""
         return sum(count for bucket, count in self.durations.items() if _seconds(bucket) > seconds)
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,18 +103,19 @@ class Tally:
             int(data["failed"]),
             int(data["hung"]),
             int(data["degraded"]),
-            int(data.get("overtime", 0)),  # a process of an earlier version does not count it
+            int(data.get("overtime", 0)),  # an earlier version of ragcore does not count it
             durations,
         )
 
 
 @dataclass(slots=True)
 class Evidence:
-    """The calls of both sides since the last change of the share.
+    """The calls of both sides since the last change of the state.
 
     Attributes:
-        compared: questions that both sides have answered.
-        differ: for each kind of difference, in how many of them the answers differ.
+        stable, candidate: the calls of each side.
+        compared: number of questions that both sides have answered.
+        differ: number of these questions whose answers differ, by kind of difference.
     """
 
     stable: Tally = field(default_factory=Tally)

@@ -1,4 +1,4 @@
-"""The guard of a rollout: decides from the evidence whether the candidate goes on, goes back, or waits."""
+"""The guard of a rollout: decides from the evidence whether to promote the candidate, to roll it back, or to wait."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ragcore.value import Value
 
 __all__ = ["Guard", "Verdict"]
 
-# Probability that a candidate whose success is just at the limit is called good at one step.
+# Probability that a candidate whose success is exactly at the limit is judged good at one step.
 MISSED = 0.05
-# Fewer compared questions than this say nothing about the rate of differences.
+# With fewer compared questions than this, the observed rate of differences means little.
 LEAST_COMPARED = 20
 TAIL = 0.95
 
@@ -27,7 +27,7 @@ class Verdict(Value):
 
     Attributes:
         action: "roll_back", "promote", or "wait" for more calls.
-        reason: which limit was exceeded, with the numbers; "" while it waits.
+        reason: the limit that was exceeded, or the reason for the promotion, with the numbers; "" for "wait".
     """
 
     action: Literal["roll_back", "promote", "wait"]
@@ -38,25 +38,24 @@ class Verdict(Value):
 class Guard(Value):
     """The limits of a candidate. None switches a limit off.
 
-    The candidate is rolled back for a difference from the stable side only if two things hold: it is certain that the candidate is worse, by a sequential test,
-    and the observed difference exceeds its limit. So chance rolls nothing back, and neither does a certain but small difference. It is promoted
-    if its success is certainly above the limit and no observed value exceeds its limit.
+    The candidate is rolled back for a difference from the stable side only if both conditions hold: a sequential test is certain that the candidate is worse,
+    and the observed difference exceeds its limit. So neither chance nor a small difference rolls it back. It is promoted if its success is certainly above the
+    limit and no observed value exceeds its limit.
 
     Args:
-        error_difference: how much higher the candidate's rate of failed calls may be, as a share of the calls. A call fails if it raises an error, is
-            late, or hangs.
-        degraded_difference: the same for answers with a fallback inside, such as a quotation because the model failed.
+        error_difference: how much higher the candidate's share of failed calls may be, 0 to 1. A call fails if it raises an error, is late, or hangs.
+        degraded_difference: the same for degraded answers, such as a quotation because the model failed.
         p95_ratio: how much longer the candidate may take, as a ratio of the 95th percentiles.
-        found: the share of compared questions in which one side may find an answer and the other none. See `Shadow`.
-        figures: the share in which the figures of the answers may differ.
-        citations: the share in which the cited documents may differ.
+        found: the share of compared questions for which only one side may find an answer. See `Shadow`.
+        figures: the share of compared questions for which the figures of the answers may differ.
+        citations: the share of compared questions for which the cited documents may differ.
         hangs: how many calls of the candidate may hang: they have not returned one second after their time was over.
-        p95: the longest 95th percentile of the candidate in seconds.
-        success: the lowest share of its calls that succeed.
-        false_alarm: the largest probability that one of the tests rolls back a candidate that is not worse, at the first step. At each further step it is
-            half of that, so for all steps together it is less than twice this value. A larger share has more calls, so a stricter test takes no longer there.
-        least_calls: how many calls of the candidate each step takes at least.
-        least_seconds: how many seconds each step takes at least.
+        p95: the longest 95th percentile of the candidate, in seconds.
+        success: the smallest share of the candidate's calls that must succeed.
+        false_alarm: the largest probability that one of the tests rolls back a candidate that is not worse, at the first step. Each further step halves it, so
+            for all steps together it is less than twice this value. A larger share has more calls, so a stricter test takes no longer there.
+        least_calls: the smallest number of calls of the candidate at each step.
+        least_seconds: the shortest duration of each step, in seconds.
         most_calls: after this number of the candidate's calls at one step, the observed values decide, whether they are certain or not.
 
     Raises:
@@ -126,7 +125,7 @@ class Guard(Value):
         """Yield each limit that the observed values exceed, and whether that is certain."""
         mine = evidence.candidate
         if self.hangs is not None and mine.hung > self.hangs:
-            yield f"hangs: {mine.hung:,} calls of the candidate hung, and {self.hangs:,} may", True
+            yield f"hangs: {mine.hung:,} calls of the candidate hung, and at most {self.hangs:,} are allowed", True
         yield from self._rates(evidence, false_alarm)
         yield from self._durations(evidence, false_alarm)
         for kind in DIFFERENCES:
@@ -136,11 +135,11 @@ class Guard(Value):
         mine, theirs = evidence.candidate, evidence.stable
         if mine.calls and self.success is not None and mine.failed / mine.calls > 1 - self.success:
             yield (
-                f"success: {mine.calls - mine.failed:,} of the candidate's {mine.calls:,} calls succeeded, and {self.success:.1%} must",
+                f"success: {mine.calls - mine.failed:,} of the candidate's {mine.calls:,} calls succeeded, and at least {self.success:.1%} must succeed",
                 is_higher(mine.failed, mine.calls, 1 - self.success, false_alarm=false_alarm),
             )
-        # The candidate has a part of a call's time only. A stable answer that would have been late for that part counts as a failure in the comparison;
-        # otherwise an equal candidate would fail more often.
+        # The candidate gets only a part of a call's time. In the comparison, a stable answer that took longer than this part counts as a failure. Otherwise
+        # a candidate that is equally fast would fail more often.
         for name, limit, bad, other in (
             ("errors", self.error_difference, mine.failed, theirs.failed + theirs.overtime),
             ("degraded", self.degraded_difference, mine.degraded, theirs.degraded),
@@ -184,6 +183,6 @@ class Guard(Value):
         certain = is_higher(differ, compared, limit, false_alarm=false_alarm)
         if certain or compared >= LEAST_COMPARED:
             yield (
-                f"{kind}: {differ:,} of {compared:,} compared answers differ, and at most {limit:.1%} may",
+                f"{kind}: {differ:,} of {compared:,} compared answers differ, and at most {limit:.1%} may differ",
                 certain,
             )

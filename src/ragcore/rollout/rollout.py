@@ -1,4 +1,4 @@
-"""A rollout: a candidate serves a growing share of the tenants, and goes back by itself if it is worse than the stable side."""
+"""A rollout: a candidate serves a growing share of the tenants, and is rolled back automatically if it is worse than the stable side."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ R = TypeVar("R")
 logger: logging.Logger = logging.getLogger("ragcore.rollout")
 
 TIMEOUT = 30.0
-# The candidate's part of a call's time. The rest is enough for the stable side, which is the one that is known to work.
+# The candidate's part of a call's time. The rest must be enough for the stable side, which is known to work.
 CANDIDATE_PART = 0.5
 # The stable side's time limit ends a little before the call's deadline, so that its own error, which says more, comes first.
 LAST = 0.05
@@ -49,28 +49,28 @@ LAST_PART = 0.02
 
 
 class Rollout(Part, Generic[T]):
-    """Answers questions with a stable side and a candidate, and moves the traffic by itself.
+    """Answers questions with a stable side and a candidate, and shifts the traffic to the candidate automatically.
 
     The candidate serves the tenants whose position is below the share; a tenant that it serves stays with it as the share grows. If the candidate fails or
-    uses up its part of the time, the stable side answers, so a member sees no difference except the time.
+    uses up its part of the time, the stable side answers, so a user only notices a longer wait.
 
-    The time of a call: of the seconds that are left at its beginning, the candidate gets half. At that moment, if there is no answer yet, the stable side
-    starts with the other half, less 2 % and at most 50 ms, so that its own error arrives before the deadline. Both sides run in tasks of the rollout. The call
-    waits for them only until these points in time, so it returns by its deadline even if a side ignores its time limit and its cancellation.
+    The candidate gets half of a call's time. If it has no answer by then, the stable side starts with the other half, less 2 % and at most 50 ms, so that its
+    own error arrives before the deadline. Both sides run in tasks of the rollout. The call waits for them only until these points in time, so it returns by its
+    deadline even if a side ignores its time limit and its cancellation.
 
     Args:
         stable: the present implementation: a client such as `RAG`, or a coroutine function with the arguments of `RAG.ask`:
             `await stable(question, tenant=…, timeout=…, …)`.
         candidate: the new implementation. Its answers must have the same type.
-        share: the share of tenants that the candidate serves at first. 0: it only runs in the shadow of the stable side, until the guard promotes it to the
-            first step.
+        share: the share of tenants that the candidate serves at first, 0 to 1. 0: it only answers in the shadow of the stable side, until the guard promotes it
+            to the first step.
         steps: the shares, smallest first. The last one must be 1.
-        guard: the limits, see `Guard`.
-        shadow: which questions both sides answer, see `Shadow`. None: none. The guard then knows no differences.
+        guard: the limits. None: `Guard()`.
+        shadow: which questions both sides answer, see `Shadow`. None: no question. The guard then does not compare answers.
         name: the name of the rollout, for events and for the stored state. Choose a new name for each candidate, such as its release.
-        key: a secret that decides the order of the tenants, together with the name. All processes must have the same one.
-        store: keeps the state for all processes, such as the `PgVectorStore` of a client. None: the state is kept in this process.
-        timeout: seconds of a call without a `timeout` of its own.
+        key: a secret that determines the order of the tenants, together with the name. All processes must have the same key.
+        store: keeps the state for all processes, such as the `PgVectorStore` of a client. None: this process keeps the state.
+        timeout: seconds for a call without a `timeout` of its own. Default 30.
 
     Raises:
         ConfigurationError: an argument is not in its range.
@@ -122,7 +122,7 @@ class Rollout(Part, Generic[T]):
 
     @property
     def state(self) -> RolloutState:
-        """The state, as this process knows it. Before the first start, the state at the beginning."""
+        """The state, as this process knows it. Before the first start, the initial state."""
         return self._begun if self._course is None else self._course.state
 
     def status(self) -> RolloutStatus:
@@ -131,7 +131,7 @@ class Rollout(Part, Generic[T]):
         return RolloutStatus.of(self._begun) if course is None else RolloutStatus.of(course.state, course.total())
 
     def serves(self, tenant: str | UUID, /) -> Side:
-        """Return which side serves a tenant at the moment."""
+        """Return the side that serves a tenant now, "stable" or "candidate"."""
         share = 0.0 if self._course is None else self._course.share
         return "candidate" if position(check_tenant(tenant), key=self._key) < share else "stable"
 
@@ -147,7 +147,7 @@ class Rollout(Part, Generic[T]):
         Raises:
             DeadlineExceeded: there was no answer by the deadline.
             InvalidInput, LimitExceeded: a side refused the question or the tenant. The other side is not asked.
-            Exception: the error of the stable side, if both sides failed.
+            Exception: the error of the stable side, if no side answered.
         """
         tenant = check_tenant(tenant)
 
@@ -164,8 +164,8 @@ class Rollout(Part, Generic[T]):
     ) -> AsyncIterator[RolloutStream]:
         """Answer a question in pieces. Both sides must be clients with `stream`.
 
-        Entering waits for the first piece of the answer. Until then the stable side can take over. From the first piece on, the answer is that of one
-        side, and an error of that side reaches the caller.
+        Entering the block waits for the first piece of the answer. Until then, the stable side can take over. After the first piece, the whole answer comes
+        from one side, and an error of that side is raised.
 
         Raises:
             Unsupported: a side has no `stream`.
@@ -185,7 +185,7 @@ class Rollout(Part, Generic[T]):
             yield stream
         finally:
             await run.value.close()
-            # The seconds of a stream are those to its first piece: what follows also depends on the reader.
+            # The seconds of a stream are those until its first piece, because the rest also depends on the reader.
             if stream.done is not None:
                 self._count(run, "degraded" if stream.done.degraded else "ok")
                 self._compare(run.side, stream.done, question, tenant, options)
@@ -197,30 +197,36 @@ class Rollout(Part, Generic[T]):
 
         Raises:
             InvalidInput: the rollout is already promoted.
-            StoreError: the state is stored in a database, which failed.
+            StoreError: the state is stored in a database, and the database failed.
+            NotOpen: the rollout is not open.
         """
         await self.change("promote", reason)
 
     async def pause(self, reason: str = "by hand") -> None:
-        """Stop the automatic promotion. The guard can still roll back."""
+        """Stop the automatic promotion. The guard can still roll back. Raises the errors of `promote`."""
         await self.change("pause", reason)
 
     async def resume(self, reason: str = "by hand") -> None:
-        """End a pause."""
+        """End a pause. Raises the errors of `promote`."""
         await self.change("resume", reason)
 
     async def abort(self, reason: str = "by hand") -> None:
-        """Roll back: the stable side serves everyone. Also possible after the promotion."""
+        """Roll back: the stable side serves everyone. Also possible after the promotion. Raises the errors of `promote`."""
         await self.change("abort", reason)
 
     async def change(self, action: Action, reason: str) -> None:
-        """Change the state by its name: "promote", "pause", "resume" or "abort"."""
+        """Change the state by the name of an action: "promote", "pause", "resume" or "abort".
+
+        Raises:
+            InvalidInput: the state does not allow this change.
+            StoreError, NotOpen: as for `promote`.
+        """
         self._check_open()
         assert self._course is not None
         if self._sharing is None:
-            self._course.turn(action, reason)
+            self._course.apply(action, reason)
         else:
-            await self._sharing.turn(action, reason)
+            await self._sharing.apply(action, reason)
 
     async def _open(self) -> None:
         owner = self._owner
@@ -234,19 +240,19 @@ class Rollout(Part, Generic[T]):
         try:
             await self._parts.start(self._sides["candidate"].given)
         except Exception as error:
-            # Members must not notice that the candidate can't even start.
+            # Users must not notice that the candidate can't start.
             logger.exception("the candidate of the rollout %s does not start", self._begun.name)
             if self._course.state.status != "rolled_back":
-                self._course.turn("roll_back", f"start: the candidate does not start ({type(error).__name__})")
+                self._course.apply("roll_back", f"start: the candidate does not start ({type(error).__name__})")
         if self._store is not None:
             self._sharing = Sharing(self._course, self._store)
-            # The first exchange says which side serves whom. If the database does not answer, the stable side serves everyone until it does.
+            # The first exchange reads the share. If the database does not answer, the stable side serves everyone until it does.
             with anyio.move_on_after(EXCHANGE_SECONDS / 2):
                 await self._sharing.exchange()
             owner.spawn(self._sharing.run, name="sharing the rollout")
 
     async def _close(self) -> None:
-        for run in self._beside:  # no caller waits for them, so the clients must not either
+        for run in self._beside:  # no caller waits for these calls, so closing does not wait for them either
             run.cancel()
         sharing, self._sharing = self._sharing, None
         if sharing is not None:
@@ -301,7 +307,7 @@ class Rollout(Part, Generic[T]):
         return run.is_ok
 
     def _settle_later(self, run: Run[R], owner: Owner, since: float) -> None:
-        """Count a call for which no caller waits any longer, when it ends or has hung."""
+        """Count a call that no caller waits for any longer, as soon as it ends or has hung."""
 
         async def settle() -> None:
             ended = await run.wait(since + GRACE)
@@ -314,7 +320,7 @@ class Rollout(Part, Generic[T]):
             if run.is_ok and isinstance(run.value, First):
                 await run.value.close()
 
-        # A rollout that is being closed accepts no tasks; it cancels all calls.
+        # A rollout that is closing accepts no tasks; it cancels all calls.
         with suppress(NotOpen):
             owner.spawn(settle, name=f"late {run.side} call")
 

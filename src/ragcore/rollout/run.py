@@ -18,21 +18,21 @@ __all__ = ["GRACE", "Run"]
 
 R = TypeVar("R")
 
-# A call that has not returned this many seconds after its time was over has hung. The watchdog of a client has the same rule.
+# A call that has not returned this many seconds after its time was over has hung. A client's watchdog uses the same rule.
 GRACE = 1.0
 
 
 class Run(Generic[R]):
     """One call of one side, in a task of the rollout, so that a caller never waits for a side that ignores its time limit or its cancellation.
 
-    The side gets its time limit as `timeout=` and as the deadline around the call. It is not cancelled at that time but one second later: otherwise a
-    side that hangs could not be told from one that respects its limit.
+    The side gets its time limit as `timeout=` and as the deadline around the call. It is cancelled one second after that time: otherwise a side that hangs
+    could not be distinguished from a side that respects its limit.
 
     Args:
         side: the side.
-        call: starts the call; gets the seconds that the call may take.
+        call: function that makes the call; it gets the seconds that the call may take.
         seconds: the time limit.
-        limit: the seconds that the candidate has or would have for it.
+        limit: the seconds that the candidate has or would have for the call. Default: no limit.
 
     Attributes:
         until: the time by which the side should have returned.
@@ -57,7 +57,7 @@ class Run(Generic[R]):
         self._done = anyio.Event()
 
     def start(self, owner: Owner) -> None:
-        """Start the call, in the caller's context: the actor of the audit log, the span of a trace."""
+        """Start the call in the caller's context, which contains the actor of the audit log and the span of a trace."""
         owner.spawn(self._work, name=f"{self.side} call", context=contextvars.copy_context())
 
     async def wait(self, until: float) -> bool:
@@ -72,7 +72,7 @@ class Run(Generic[R]):
 
     @property
     def blames_the_caller(self) -> bool:
-        """Whether the call was refused because of its arguments or its tenant's limits. That says nothing about the side."""
+        """Whether the call was refused because of its arguments or its tenant's limits. Such a call is not evidence about the side."""
         return isinstance(self.error, InvalidInput | LimitExceeded)
 
     @property
@@ -82,7 +82,7 @@ class Run(Generic[R]):
 
     @property
     def outcome(self) -> Outcome | None:
-        """How the call ended; None if that says nothing about the side: it was cancelled, or it blames the caller."""
+        """How the call ended; None if it is not evidence about the side, because it was cancelled or blames the caller."""
         if self.is_ok:
             return "degraded" if getattr(self.value, "degraded", ()) else "ok"
         if self.error is None or self.blames_the_caller:

@@ -24,8 +24,8 @@ def is_higher(events: int, calls: int, limit: float, *, false_alarm: float) -> b
     """Whether a rate is certainly higher than `limit`.
 
     Args:
-        events, calls: how often the event was seen, in how many calls.
-        limit: the rate that is not too high, 0 to 1.
+        events, calls: number of events, and of the calls in which they were counted.
+        limit: the highest rate that is allowed, 0 to 1.
         false_alarm: the largest probability that this ever becomes true if the rate is `limit` or less.
 
     Examples:
@@ -42,7 +42,7 @@ def is_higher(events: int, calls: int, limit: float, *, false_alarm: float) -> b
         - events * math.log(limit)
         - (calls - events) * math.log1p(-limit)
     )
-    # The mixture also contains rates below the limit. Since more events were seen than the limit allows, they add at most 1 to the evidence.
+    # The mixture also contains rates below the limit. There are more events than the limit allows, so these rates add at most 1 to the evidence.
     return evidence >= math.log(1 / false_alarm + 1)
 
 
@@ -52,8 +52,8 @@ def is_more_frequent(events: int, calls: int, other_events: int, other_calls: in
     If it were as frequent, an event would belong to this side with the probability of this side's share of the calls.
 
     Args:
-        events, calls: how often this side has seen the event, in how many calls.
-        other_events, other_calls: the same of the other side.
+        events, calls: number of events and calls of this side.
+        other_events, other_calls: number of events and calls of the other side.
         false_alarm: the largest probability that this ever becomes true if the event is not more frequent.
     """
     if not calls or not other_calls:

@@ -1,4 +1,4 @@
-"""How many questions the other side answers as well, only to compare the answers."""
+"""The limits of the calls in the shadow, which the other side answers only to compare the answers."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ MINUTE = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shadow(Value):
-    """The comparison of answers. Some questions are also answered by the side that the caller does not see, after the caller has the answer.
+    """The comparison of answers. After the caller has its answer, the other side answers some questions, too. No caller sees these answers.
 
     While the share of a rollout is 0, the candidate answers in the shadow of the stable side. At a larger share, the stable side answers in the shadow of the
-    candidate, so that it is known how often the figures differ that members see.
+    candidate, to measure how often the figures that users see differ.
 
     Args:
-        share: the share of the questions to compare, above 0 and up to 1. All limits below apply as well.
+        share: the share of the questions to compare, above 0 and at most 1. All limits below apply as well.
         concurrency: the largest number of such calls at once. If all places are taken, a question is not compared.
         per_minute: the largest number of such calls in a minute, in this process. It limits the cost.
-        timeout: seconds that such a call may take.
+        timeout: seconds for each such call.
 
     Raises:
         ConfigurationError: a value is not in its range.
@@ -39,7 +39,9 @@ class Shadow(Value):
         if not 0 < self.share <= 1:
             raise ConfigurationError(f"share is {self.share!r}: it must be above 0 and at most 1")
         if self.concurrency < 1 or self.per_minute < 1 or not 0 < self.timeout < math.inf:
-            raise ConfigurationError("concurrency, per_minute and timeout must be positive")
+            raise ConfigurationError(
+                f"concurrency is {self.concurrency}, per_minute {self.per_minute} and timeout {self.timeout}: all must be positive and finite"
+            )
 
 
 class ShadowPlaces:
@@ -56,7 +58,7 @@ class ShadowPlaces:
 
     def take(self, now: float) -> bool:
         """Take a place, if this question is to be compared and a place is free. Give it back with `give_back`."""
-        self._due += self._shadow.share  # every n-th question, without chance
+        self._due += self._shadow.share  # every n-th question, not at random
         if self._due < 1 - 1e-9:
             return False
         self._due -= 1

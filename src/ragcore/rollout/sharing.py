@@ -23,15 +23,15 @@ EXCHANGE_EVERY = 2.0
 EXCHANGE_SECONDS = 5.0
 # Seconds between two warnings.
 WARN_SECONDS = 60.0
-# Another process may change the state between reading and writing it.
+# Attempts to change the state, because another process may change it between reading and writing.
 MOST_ATTEMPTS = 5
 
 
 class Sharing:
     """Exchanges the evidence of this process with the stored evidence of all processes, and carries out changes of the state.
 
-    Each process reports its evidence as sums that only grow, under its own name. So a report that is sent twice counts once. A change has the number
-    of the version that it replaces; of two processes that change the state at once, one succeeds, and the other one takes over that result.
+    Each process reports its evidence as sums that only grow, under its own name. So a report that is sent twice counts once. A change names the version that
+    it replaces: of two processes that change the state at once, one succeeds, and the other one adopts that result.
     """
 
     def __init__(self, course: Course, store: RolloutStore) -> None:
@@ -54,14 +54,14 @@ class Sharing:
             self._ended.set()
 
     async def stop(self) -> None:
-        """End `run`, and report what this process has not reported yet. Returns within the time of a clean-up."""
+        """End `run`, and report the evidence that this process has not reported yet. Returns within the time of a clean-up."""
         self._running.cancel()
         with cleaning_up():
             await self._ended.wait()
             await self.exchange()
 
     async def exchange(self) -> None:
-        """Report the evidence, take over the stored state, and carry out a decision. An error is logged, and the next exchange tries again."""
+        """Report the evidence, adopt the stored state, and carry out a decision. An error is logged, and the next exchange tries again."""
         try:
             with anyio.fail_after(EXCHANGE_SECONDS):
                 record = await self._report()
@@ -81,8 +81,8 @@ class Sharing:
                 await anyio.sleep(EXCHANGE_EVERY)
                 self._course.wake.set()
 
-    async def turn(self, action: Action, reason: str) -> None:
-        """Change the stored state, and take it over.
+    async def apply(self, action: Action, reason: str) -> None:
+        """Change the stored state, and adopt it.
 
         Raises:
             InvalidInput: the state does not allow this change.
@@ -104,7 +104,7 @@ class Sharing:
         wanted = self._course.wanted
         assert wanted is not None
         action, reason = wanted
-        # A rollback also holds if another process has changed the share meanwhile. A promotion holds only for the step that was judged.
+        # A rollback is carried out even if another process has changed the share meanwhile. A promotion is valid only for the step that was judged.
         if action == "roll_back" or record.state.version == self._course.state.version:
             with suppress(InvalidInput):  # another process has already done it
                 await change(self._store, record, action, reason, again=action == "roll_back")
@@ -119,11 +119,16 @@ async def change(
     """Change a stored rollout.
 
     Args:
+        store: the store of the rollout.
         record: the rollout as it was read.
-        again: whether to repeat the change on the newer state if another process was faster.
+        action, reason: the change.
+        again: whether to repeat the change on the newer state if another process changed it first.
+
+    Returns:
+        The rollout after the change; if `again` is False and another process changed it first, the rollout after that change.
 
     Raises:
-        InvalidInput: the state does not allow this change, or other processes change it all the time.
+        InvalidInput: the state does not allow this change, or other processes changed it during all five attempts.
     """
     name = record.state.name
     for _ in range(MOST_ATTEMPTS):

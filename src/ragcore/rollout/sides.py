@@ -27,11 +27,11 @@ class Asking(Protocol[T_co]):
 
 @runtime_checkable
 class Streaming(Protocol):
-    """A client that answers questions in pieces, such as `RAG`."""
+    """A client that streams answers, such as `RAG`."""
 
     @property
     def stream(self) -> Callable[..., AbstractAsyncContextManager[AnswerStream]]:
-        """Answers a question in pieces: `async with stream(question, tenant=…, timeout=…, …)`."""
+        """Streams the answer to a question: `async with stream(question, tenant=…, timeout=…, …)`."""
         ...
 
 

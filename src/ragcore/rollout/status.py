@@ -1,4 +1,4 @@
-"""The state of a rollout with its figures, for people."""
+"""The state of a rollout with its figures, for operators."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class SideStatus(Value):
     """The calls of one side since the last change of the state.
 
     Attributes:
-        calls: calls that have ended, those in the shadow included.
-        failed, hung, degraded: how many of them failed, hung (they count as failed, too), or had a fallback inside the answer.
-        p50, p95: seconds of the answers; None without answers. They are rounded up by at most 4.4 %.
+        calls: number of calls that have ended, including those in the shadow.
+        failed, hung, degraded: number of calls that failed, that hung (these also count as failed), and whose answer was degraded.
+        p50, p95: median and 95th percentile of the seconds until the answer; None without answers. They are rounded up by at most 4.4 %.
     """
 
     calls: int
@@ -51,8 +51,8 @@ class RolloutStatus(Value):
     Attributes:
         state: the state.
         stable, candidate: the calls of each side.
-        compared: questions that both sides have answered.
-        differ: how often their answers differ, by kind.
+        compared: number of questions that both sides have answered.
+        differ: number of these questions whose answers differ, by kind: "found", "figures" and "citations".
     """
 
     state: RolloutState
@@ -82,7 +82,7 @@ class RolloutStatus(Value):
         """Return the status as lines of text, for a terminal."""
         state = self.state
         lines = [
-            f"{state.name}: {state.status}, share {state.share:.0%} of steps {', '.join(f'{step:.0%}' for step in state.steps)}"
+            f"{state.name}: {state.status}, share {_percent(state.share)} of steps {', '.join(map(_percent, state.steps))}"
         ]
         if state.reason:
             lines.append(f"  since {state.changed_at:%Y-%m-%d %H:%M:%S %Z}: {state.reason}")
@@ -94,3 +94,8 @@ class RolloutStatus(Value):
         differ = ", ".join(f"{kind} {count:,}" for kind, count in self.differ.items())
         lines.append(f"  compared: {self.compared:,} answers; they differ in: {differ}")
         return lines
+
+
+def _percent(share: float) -> str:
+    """Return a share in percent, with as many digits as it needs: a share of 0.005 must not be shown as 0%."""
+    return f"{100 * share:g}%"

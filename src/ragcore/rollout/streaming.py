@@ -1,4 +1,4 @@
-"""The stream of a rollout: the first piece decides which side answers."""
+"""The stream of a rollout. The side that delivers the first piece gives the whole answer."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class First:
     """A stream of one side that has delivered its first piece.
 
     Attributes:
+        manager: the context manager of the stream.
         stream: the stream.
         events: the events up to the first piece.
     """
@@ -40,7 +41,7 @@ class First:
 
 
 async def first_piece(manager: AbstractAsyncContextManager[AnswerStream]) -> First:
-    """Enter a stream, and read up to the first piece of the answer. If that fails or is cancelled, the stream is left."""
+    """Enter a stream, and read up to the first piece of the answer. If that fails or is cancelled, leave the stream."""
     found = First(manager, await manager.__aenter__())
     try:
         async for event in found.stream:
@@ -54,7 +55,7 @@ async def first_piece(manager: AbstractAsyncContextManager[AnswerStream]) -> Fir
 
 
 class RolloutStream:
-    """An async iterator of `Retrieved`, then `Delta`s, then `Done`, as of `AnswerStream`. Made by `Rollout.stream`.
+    """An async iterator of `Retrieved`, then `Delta`s, then `Done`, like `AnswerStream`. `Rollout.stream` makes it.
 
     Attributes:
         done: the whole answer; None before the end.
@@ -69,7 +70,7 @@ class RolloutStream:
 
     @property
     def call_id(self) -> str:
-        """The id of the call in the client that answers."""
+        """The id of the call in the client of the side that answers."""
         return self._stream.call_id
 
     def __aiter__(self) -> Self:
@@ -88,7 +89,12 @@ class RolloutStream:
         return event
 
     async def answer(self) -> Answer:
-        """Read the rest of the stream, and return the whole answer."""
+        """Read the rest of the stream, and return the whole answer.
+
+        Raises:
+            NotOpen: the stream ended without an answer.
+            RagcoreError: the side failed during the answer.
+        """
         async for _ in self:
             pass
         if self.done is None:

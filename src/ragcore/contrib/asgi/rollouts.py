@@ -31,13 +31,22 @@ class RolloutRoutes:
         self._rollout = rollout
 
     async def status(self, exchange: Exchange, identity: Identity) -> None:
-        """Show the state of the rollout and its figures."""
+        """Show the state of the rollout and its figures.
+
+        Raises:
+            Refused: the caller is not an administrator (status 403).
+        """
         _check_admin(identity)
         record("rollout", ALL_TENANTS)
         await exchange.respond(200, self._rollout.status().to_dict())
 
     async def change(self, exchange: Exchange, identity: Identity) -> None:
-        """Change the state. The body may give the reason."""
+        """Change the state. The body may contain the reason.
+
+        Raises:
+            Refused: the caller is not an administrator (status 403).
+            InvalidInput: the body is invalid, or the state does not allow the change.
+        """
         _check_admin(identity)
         action = next(name for name in ACTIONS if exchange.path.rstrip("/").endswith(f"/{name}"))
         asked = decoded(exchange.body) if exchange.body else {}
