@@ -16,12 +16,13 @@ from ragcore.cli.rendering import progress_lines
 from ragcore.cli.session import DONE, PARTLY, Options, open_client, owner_address, print_json, results, run_async
 from ragcore.compat.ability import offers
 from ragcore.config import Config
+from ragcore.config.environment import Environment
 from ragcore.errors import Unsupported
 from ragcore.lifecycle.part import Parts
 from ragcore.protocols import Embedder, Expiring
 from ragcore.types.secret import Secret
 
-if TYPE_CHECKING:  # imported when a command needs it, because the store takes long to import
+if TYPE_CHECKING:  # the store takes long to import, so a command imports it when it needs it
     from ragcore.store.postgres import Reembedding
     from ragcore.store.postgres.index import IndexKind
 
@@ -261,7 +262,8 @@ def share(context: typer.Context, tenant: SharedTenant, owner_dsn: OwnerDsnOrEmb
         async with owner_address(options, owner_dsn) as owner:
             await share_tenant(owner, tenant, schema=schema)
         results.print(
-            f"tenant shared: {tenant}; to search its documents, set RAGCORE_SHARED={tenant}, or pass shared=({tenant!r},)"
+            f"tenant shared: {tenant}; to search its documents, set RAGCORE_SHARED={tenant}, or pass shared=({tenant!r},)",
+            markup=False,
         )
         return DONE
 
@@ -278,7 +280,7 @@ def unshare(context: typer.Context, tenant: SharedTenant, owner_dsn: OwnerDsnOrE
         schema = options.environment().get("RAGCORE_SCHEMA") or Config().schema
         async with owner_address(options, owner_dsn) as owner:
             await unshare_tenant(owner, tenant, schema=schema)
-        results.print(f"tenant not shared any more: {tenant}")
+        results.print(f"tenant no longer shared: {tenant}", markup=False)
         return DONE
 
     run_async(options, body)
@@ -334,14 +336,17 @@ def _show_transfer(done: Reembedding, what: str, target: str, *, as_json: bool) 
 
 
 def _named_embedder(environ: Mapping[str, str]) -> Embedder:
-    """Return the embedder that the environment variables name. It is not started and needs no key: a migration uses only the model's name and dimension."""
+    """Return the embedder that the environment variables name. It is not started and needs no key: a migration uses only the model's name and dimension.
+
+    Raises:
+        ConfigurationError: the dimension is not a number, or the embedder is not known.
+    """
     from ragcore.client.components import make_embedder
 
-    dimension = environ.get("RAGCORE_EMBEDDING_DIMENSION")
     return make_embedder(
         Config(
             embedding_model=environ.get("RAGCORE_EMBEDDING_MODEL") or Config().embedding_model,
-            embedding_dimension=int(dimension) if dimension else None,
+            embedding_dimension=Environment(environ).read("RAGCORE_EMBEDDING_DIMENSION", int, None),
             api_key=Secret(environ.get("OPENAI_API_KEY") or "none"),
             base_url=environ.get("OPENAI_BASE_URL") or None,
         )
