@@ -26,17 +26,17 @@ class CachedVectors:
         self._collection = collection
 
     async def find(self, keys: Sequence[bytes], *, tenant: str) -> Mapping[bytes, Vector]:
-        """Return stored vectors by their keys."""
+        """Return the stored vectors by their keys, as float32 arrays of shape (dimension,). Keys without a vector are left out."""
         rows = await self._collection.fetch("cached_vectors", check_tenant(tenant), list(keys), stage="embed")
         return {row["key"]: np.frombuffer(row["vector"], dtype="<f4") for row in rows}
 
     async def keep(self, vectors: Mapping[bytes, Vector], *, tenant: str, seconds: float) -> None:
-        """Store vectors until they expire."""
+        """Store vectors. They expire after `seconds`."""
         encoded = [np.asarray(vector, dtype="<f4").tobytes() for vector in vectors.values()]
         await self._write("cache_vectors", check_tenant(tenant), list(vectors), encoded, float(seconds))
 
     async def trim(self, *, most: int | None, at_once: int) -> int:
-        """Remove expired vectors of all tenants, and further ones while there are more than `most`; return their number."""
+        """Remove expired vectors of all tenants, and further ones if there are more than `most`; at most `at_once`. Return their number."""
         return await self._write("trim_cached_vectors", most, at_once)
 
     async def clear(self, *, tenant: str) -> int:

@@ -14,7 +14,7 @@ from ragcore.value import Value
 
 __all__ = ["Explanation", "Plan", "explain_plan", "explanation_of"]
 
-# What a plan may show: no expressions, since they contain the values of the call.
+# The fields of a plan that may be shown. Expressions may not, because they contain the values of the call.
 SHOWN = (
     "Node Type",
     "Subplan Name",
@@ -38,7 +38,7 @@ class Explanation(Value):
         uses_vector_index: whether it walks through the index of the vectors. None: the mode compares no vectors.
         indexes: names of all indexes that it uses.
         milliseconds: time in the server.
-        advice: what to change; () if nothing is missing.
+        advice: recommended changes; () if there are none.
         plan: the plan as JSON, without expressions and values.
         scan: how the vectors are searched: "exact", "index", or "completed" if the index found too few of the tenant's chunks. None: not known, or the mode
             compares no vectors.
@@ -126,7 +126,7 @@ def explanation_of(
         scan: how the search compared vectors.
         kind: kind of the collection's index.
         tables: tables that hold the chunks.
-        advice: what to change.
+        advice: recommended changes.
     """
     read, dropped = plan.rows(tables)
     return Explanation(

@@ -12,7 +12,11 @@ __all__ = ["link"]
 
 
 async def link(connection: Connection, source: str, target: str, role: str) -> None:
-    """Join the two collections into a group, with the source in use."""
+    """Join two collections into a group. The source stays in use.
+
+    Raises:
+        ConfigurationError: the target is in use.
+    """
     async with transaction(connection):
         await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
         settings = {schema: await read_settings(connection, schema) for schema in (source, target)}

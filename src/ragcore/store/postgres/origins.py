@@ -1,6 +1,6 @@
 """The records of the sources that list documents, and the locks of sources.
 
-Invariant: a document has at most one source. Its record changes in the transaction that writes the document, and disappears with it.
+Invariant: a document has at most one source. Its record changes in the transaction that writes the document, and is deleted with the document.
 """
 
 from __future__ import annotations
@@ -51,7 +51,11 @@ class Origins:
         return _origins(await self._collection.fetch("origins", tenant, list(document_ids), stage="write"))
 
     async def record(self, origins: Mapping[str, Origin], *, tenant: str) -> None:
-        """Record the origins of stored documents. See `OriginStore`."""
+        """Record the origins of stored documents. See `OriginStore`.
+
+        Raises:
+            InvalidInput: another source lists one of the documents.
+        """
 
         async def work(connection: PooledConnection) -> None:
             async with transaction(connection):
@@ -99,10 +103,14 @@ class Origins:
     async def locked(
         self, address: Address, schema: str, sources: Sequence[str], *, tenant: str
     ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        """Hold an advisory lock for each source during the block. Yield a function that raises an error if the locks were lost.
+        """Hold an advisory lock for each source during the block. Yield a function that raises `StoreError` if the locks were lost.
 
-        The locks have their own connection, because those of the pool serve other calls. Behind a pooler in transaction mode, a session belongs to no
-        client, so there an open transaction holds the locks.
+        The locks have their own connection, because other calls use the connections of the pool. Behind a pooler in transaction mode, a client has no session
+        of its own, so an open transaction holds the locks.
+
+        Raises:
+            Overloaded: another process holds a lock.
+            DeadlineExceeded, StoreError: PostgreSQL did not answer within 30 s, or can't be reached.
         """
         async with AsyncExitStack() as stack:
             try:
@@ -134,12 +142,12 @@ async def record(
 
 
 def released(document_ids: Sequence[str], origins: Mapping[str, Origin]) -> list[str]:
-    """Return the documents whose records are removed when they are written: no source lists them, or their source takes them over."""
+    """Return the documents whose earlier records are removed when they are written: those that no source lists, and those that their source takes over."""
     return [one for one in document_ids if one not in origins or origins[one].takes_over]
 
 
 async def align_origins(connection: Connection, source: str, target: str, *, seconds: float) -> None:
-    """Give the documents of one collection the records that they have in another one. The content hash does not contain them.
+    """Copy the records of sources from one collection to the same documents of another one. A record may change while the content hash stays the same.
 
     Args:
         connection: a connection of the owner.
@@ -174,7 +182,11 @@ async def _lock(connection: Connection, schema: str, source: str, tenant: str, *
 
 
 async def _check(connection: Connection) -> None:
-    """Raise an error if the connection that holds the locks is lost. Another process may hold them by now."""
+    """Check the connection that holds the locks.
+
+    Raises:
+        StoreError: the connection is lost, so another process may hold the locks.
+    """
     try:
         with deadline(LOCK_SECONDS):
             await connection.fetchval("select 1")

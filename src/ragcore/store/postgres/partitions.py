@@ -1,7 +1,7 @@
 """Partitions of a large collection: its chunks and postings are spread over several tables by a hash of the tenant.
 
-A search reads the partition of its tenant, and each partition has its own index. Row-level security applies to the partitions as well: a role that reads one
-directly sees what it sees in the whole table.
+A search reads the partition of its tenant, and each partition has its own index. Row-level security also applies to each partition: a role that reads a
+partition directly sees the same rows as in the whole table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["check_partitions", "create_partitions", "partitions_of", "protect_pa
 
 LEAST, MOST = 2, 64
 TABLES = ("chunk", "posting")
-# Storage parameters and statistics of the migrations. A partitioned table can't pass them on.
+# The storage parameters and statistics targets that the migrations set. Partitions do not inherit them.
 OPTIONS = {
     "chunk": (
         "set (toast_tuple_target = 8160), alter column text set statistics 0, alter column title set statistics 0, alter column source set statistics 0, "
@@ -37,7 +37,7 @@ def check_partitions(partitions: object) -> int:
     """Return the number of partitions if it is valid.
 
     Raises:
-        ConfigurationError: it is no whole number from 2 to 64.
+        ConfigurationError: it is not a whole number from 2 to 64.
     """
     if isinstance(partitions, bool) or not isinstance(partitions, int) or not LEAST <= partitions <= MOST:
         raise ConfigurationError(f"partitions is {partitions!r}: it must be a whole number from {LEAST} to {MOST}")
@@ -51,7 +51,7 @@ def partitions_of(settings: Mapping[str, str]) -> int:
 
 async def create_partitions(connection: Connection, schema: str, partitions: int) -> None:
     """Create the partitions of a new collection, and record their number."""
-    # An index of the whole table would tie the indexes of the partitions together: they could not be built one by one, without blocking writers.
+    # If the whole table had an index, the indexes of the partitions would belong to it, and could not be built one by one without blocking writers.
     await connection.execute(f"drop index if exists {quoted(schema)}.chunk_embedding")
     for table in TABLES:
         for number in range(partitions):
@@ -67,7 +67,7 @@ async def create_partitions(connection: Connection, schema: str, partitions: int
 
 
 async def protect_partitions(connection: Connection, schema: str, partitions: int, *, role: str) -> None:
-    """Give the partitions the policies of the whole tables, and the role the right to read those of chunks, through whose indexes it searches."""
+    """Create the policies of the whole tables on the partitions. Grant the role the right to read the partitions of chunks, whose indexes its searches use."""
     for table in TABLES if partitions else ():
         policies = await connection.fetch(_POLICIES, f"{quoted(schema)}.{table}")
         for number in range(partitions):

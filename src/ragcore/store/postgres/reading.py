@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 # Number of replicas that fail before the primary is asked. A replica that refuses a read immediately does not count.
 MOST_FAILED = 2
-# Share of the remaining time for a replica, and the largest number of seconds; and the share for the primary if it is not the last server.
+# Share of the remaining time for a replica, its largest number of seconds, and the share for the primary if it is not the last server.
 SHARE, MOST_SECONDS, PRIMARY_SHARE = 0.4, 5.0, 0.6
 # A replica that fails within this share of its time, such as one that loses a connection, may work at the next attempt.
 QUICK = 0.1
@@ -36,8 +36,8 @@ NOT_ANSWERED = (StoreError, CircuitOpen, Overloaded, DeadlineExceeded)
 class Reading:
     """Runs reads on replicas first, and on the primary if no replica answers.
 
-    A read is answered by a server that has this process's last writes of its tenants. Only if none of these servers answers, also not the primary, another
-    replica may answer.
+    A server answers a read only if it has this process's last writes of the read's tenants. If no such server answers, not even the primary, another replica
+    may answer.
 
     Args:
         primary: the primary.
@@ -67,7 +67,7 @@ class Reading:
             tenants: the tenants whose rows are read.
 
         Raises:
-            RagcoreError: the error of the primary, if no server answers.
+            RagcoreError: the error of the primary, because no server answers.
         """
 
         async def ask(server: Server) -> T:
@@ -91,7 +91,7 @@ class Reading:
             is_primary = server is self._primary
             if not is_primary and failed >= MOST_FAILED:
                 continue
-            if is_primary and not waiting:  # it has all of the remaining time
+            if is_primary and not waiting:  # the last server gets all of the remaining time
                 return await ask(server)
             seconds = share(PRIMARY_SHARE, most=math.inf) if is_primary else share(SHARE, most=MOST_SECONDS)
             if not waiting:
@@ -115,9 +115,9 @@ class Reading:
                 emit("replica.failed", str(server.address), error=type(error).__name__)
                 quick = anyio.current_time() - began < QUICK * seconds
                 if failure is None and (quick or isinstance(error, Overloaded)):
-                    waiting.append(server)  # it is asked again if the primary does not answer
+                    waiting.append(server)  # asked again if the primary does not answer
                 failed += not isinstance(error, Overloaded)
-        # Only without time for the primary, it was not asked. Then its policy raises the error.
+        # No time was left to ask the primary. Ask it now, so that its policy raises the error.
         if failure is None:
             return await ask(self._primary)
         raise failure

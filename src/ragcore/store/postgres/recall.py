@@ -36,11 +36,11 @@ class Recall(Value):
     """The measured recall of the index.
 
     Attributes:
-        recall: share of the `top_k` nearest chunks that the search finds, as a mean over the samples, 0 to 1. A search that is exact counts 1. None: nothing
-            was measured.
+        recall: share of the `top_k` nearest chunks that the search finds, as a mean over the samples, 0 to 1. An exact search counts as 1. None: nothing was
+            measured.
         top_k: number of chunks that each search asks for.
         samples: number of searches that were compared.
-        exact: how many of them are exact, because their tenant is small or the collection has no index.
+        exact: number of them that are exact, because their tenant is small or the collection has no index.
         indexed_recall: the mean over the searches that used the index; None if there were none.
         by_tenant: the mean recall of each sampled tenant.
         index_ms, exact_ms: median time of a search through the index, and of the same search without it, in milliseconds; None if none used the index.
@@ -59,8 +59,9 @@ class Recall(Value):
 
 
 class Searched(Protocol):
-    """What `measure` searches: the chunks of a collection, or of an existing table. Bypasses the policy: a slow exact search must not count as a failure of
-    the database.
+    """The chunks that `measure` searches, of a collection or of an existing table.
+
+    The methods bypass the policy: a slow exact search must not count as a failure of the database.
     """
 
     async def sample(self, number: int, tenant: str | None) -> Sequence[tuple[str, str]]:
@@ -70,7 +71,7 @@ class Searched(Protocol):
         """Return the vector of a chunk; None if the chunk is gone."""
 
     async def search(self, query: Query, *, exactly: bool | None) -> tuple[list[asyncpg.Record], float]:
-        """Run a search. Return its rows with id, distance and scan, and the seconds.
+        """Run a search. Return its rows, with id, distance and scan, and its time in seconds.
 
         Args:
             query: the query.
@@ -111,7 +112,7 @@ async def measure(
                     await run.compare_chunk(of_tenant, chunk_id)
             complete = True
     except DeadlineExceeded:
-        # The caller's own deadline is an error. When only the time of the measurement has passed, the result says so.
+        # If the caller's own deadline has passed, that is an error. If only the time of the measurement has passed, the result is incomplete.
         if limit.remaining() > 0:
             raise
     except Exception as error:
@@ -138,11 +139,11 @@ class CollectionSearched:
 
     async def sample(self, number: int, tenant: str | None) -> Sequence[tuple[str, str]]:
         """Return tenant and id of random chunks that have a vector, of one tenant or of all."""
-        names = "sample_of_tenant" if tenant is not None else "sample"
+        name = "sample_of_tenant" if tenant is not None else "sample"
         values: tuple[object, ...] = (number,) if tenant is None else (tenant, number)
 
         async def work(connection: PooledConnection) -> list[asyncpg.Record]:
-            return await connection.fetch(self._collection.statement(names, connection), *values)
+            return await connection.fetch(self._collection.statement(name, connection), *values)
 
         rows = await self._collection.call_directly(work, tenant=tenant or "")
         return [(row["tenant"], row["id"]) for row in rows]
@@ -157,7 +158,7 @@ class CollectionSearched:
         return np.asarray(rows[0]["embedding"], np.float32) if rows else None
 
     async def search(self, query: Query, *, exactly: bool | None) -> tuple[list[asyncpg.Record], float]:
-        """Run a search. Return its rows and the seconds."""
+        """Run a search. Return its rows and its time in seconds."""
 
         async def work(connection: PooledConnection) -> tuple[list[asyncpg.Record], float]:
             sql, values = search_statement(
@@ -184,7 +185,7 @@ class _Run:
         self._recalls: dict[str, list[float]] = {}
         self._indexed: list[float] = []
         self._seconds: dict[bool, list[float]] = {False: [], True: []}
-        # Whether a tenant is searched exactly; the first search finds it out.
+        # Whether a tenant is searched exactly, as its first search shows.
         self._exactly: dict[str, bool] = {}
 
     async def compare_chunk(self, tenant: str, chunk_id: str) -> None:

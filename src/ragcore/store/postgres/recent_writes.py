@@ -10,7 +10,7 @@ import anyio
 
 __all__ = ["RecentWrites"]
 
-# Tenants with a write of their own. If there are more, the oldest ones are joined to one mark, which holds for every tenant.
+# Largest number of tenants with a mark of their own. If there are more, the oldest marks are merged into one mark, which applies to every tenant.
 MOST_TENANTS = 10_000
 
 

@@ -1,4 +1,4 @@
-"""A server that only answers reads. It is a copy of the primary, and may lag behind it."""
+"""A server that only answers reads. It copies the primary, and may lag behind it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ragcore.store.postgres.translate import judge_replica
 
 __all__ = ["ATTEMPT_SECONDS", "Replica", "replica_policy"]
 
-# Most seconds that a read waits for one replica before it asks the next server.
+# Largest number of seconds that a read waits for one replica before it asks the next server.
 ATTEMPT_SECONDS = 5.0
 
 
 def replica_policy(address: Address, *, pool_size: int, queue: int) -> Policy:
-    """Return the policy of a replica: one attempt, since another server answers meanwhile, and a breaker that opens and probes early."""
+    """Return the policy of a replica: one attempt, because another server can answer, and a breaker that opens and probes early."""
     return Policy(
         f"replica {address}",
         attempt_timeout=ATTEMPT_SECONDS,
         bulkhead=Bulkhead(pool_size, queue=queue),
         retry=False,
-        # It opens early, because each failure costs the caller time and another server answers. It probes early, because a restart takes seconds.
+        # It opens early, because each failure costs the caller time, and another server can answer. It probes early, because a restart takes seconds.
         breaker=CircuitBreaker(minimum_throughput=5, break_duration=1.0, max_break_duration=30.0),
     )
 
@@ -38,7 +38,7 @@ class Replica(Server):
 
     Attributes:
         policy: the policy of reads of this replica.
-        replayed: the position up to which the replica has replayed the primary's log, when it was last asked; 0 if it is unknown.
+        replayed: the position in the primary's log up to which the replica had replayed it when it was last asked; 0 if unknown.
     """
 
     policy: Policy
@@ -57,7 +57,7 @@ class Replica(Server):
         return 0 if bulkhead is None else bulkhead.inside + bulkhead.waiting
 
     def in_time(self) -> Deadline:
-        """Return a deadline for a question to this replica, so that one that hangs leaves time for the others."""
+        """Return a deadline for a request to this replica, so that a replica that hangs leaves time for the others."""
         return deadline(max(0.001, share(0.5, most=ATTEMPT_SECONDS)))
 
     def snapshot(self) -> Mapping[str, Any]:
@@ -71,7 +71,7 @@ class Replica(Server):
         }
 
     async def _use_collection(self, connection: PooledConnection) -> None:
-        # A replica is read-only. The primary replaces the collection, or says why it can't.
+        # A replica is read-only, so only the primary can put another collection of the group into use.
         raise ConfigurationError(
             f"the replica at {self.address} uses another collection than {self._settings.schema}: it may lag behind the primary"
         )

@@ -9,7 +9,7 @@ from ragcore.value import Value
 
 __all__ = ["ReplicaInspection"]
 
-# Bytes of the log from which a lag is reported, four segments.
+# A lag above this number of bytes of the log is reported. It is four segments.
 LARGE_LAG = 64 * 2**20
 
 
@@ -24,7 +24,7 @@ class ReplicaInspection(Value):
         role, server_version: name of the role, and version of PostgreSQL; None if it can't be used.
         in_recovery: whether the server is a standby; None if it can't be used.
         lag_bytes: bytes of the primary's log that it has not replayed yet; None if unknown.
-        problems: the problems that were found there.
+        problems: the problems that the inspection of the replica found.
     """
 
     address: str

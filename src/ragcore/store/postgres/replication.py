@@ -1,7 +1,7 @@
 """Follows the replay on replicas after writes of this process, so that reads of the same tenant see these writes.
 
-After a write, the primary tells its position in the log (one more round trip, for writes only). While such writes are remembered, a background task asks each
-replica for the position that it has replayed. So a read only compares two numbers, and needs no further round trip.
+After a write, ragcore asks the primary for its position in the log, which takes one more round trip. While such writes are remembered, a background task asks
+each replica for the position that it has replayed. So a read only compares two numbers, and needs no further round trip.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = ["Replication"]
 
 T = TypeVar("T")
 
-# Seconds between two questions to a replica while writes are remembered, and after a question that failed.
+# Seconds between two requests to a replica while writes are remembered, and after a request that failed.
 POLL_SECONDS, PAUSE_SECONDS = 0.05, 1.0
-# Most seconds for a question to a replica.
+# Largest number of seconds for a request to a replica.
 ANSWER_SECONDS = 1.0
-# A replica that was promoted replays nothing any more; its own writes continue the log. At the beginning of a page, the primary's position is behind the
-# page's header of at most 40 bytes, and a replica's is before it, until the next write. No record ends within the header, so both are read as its beginning.
+# A replica that was promoted no longer replays; its own writes continue the log. At the beginning of a page, until the next write, the primary's position is
+# after the page's header of at most 40 bytes, and a replica's position is before it. No record ends within the header, so both count as its beginning.
 POSITION = """
     select position - case when position % page <= 40 then position % page else 0 end
     from (
@@ -54,7 +54,7 @@ class Replication:
 
     Args:
         replicas: the replicas.
-        seconds: the longest time for which a write is remembered. 0: no write is.
+        seconds: the longest time for which a write is remembered. 0: no write is remembered.
     """
 
     def __init__(self, replicas: Sequence[Replica], seconds: float) -> None:
@@ -162,8 +162,8 @@ async def _ask(server: Server) -> float | None:
 
 
 async def _position(connection: PooledConnection) -> float | None:
-    """Return the position in the log after the last write, or after the last replay; None if the server does not tell."""
-    # A server that has no such functions, as some services of cloud providers, must not make the write fail.
+    """Return the position in the log after the last write, or after the last replay; None if the server does not report it."""
+    # Some cloud services have no such functions. The write must not fail there.
     with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
         position = await connection.fetchval(POSITION)
         return None if position is None or not math.isfinite(position) else int(position)

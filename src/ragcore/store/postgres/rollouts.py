@@ -14,7 +14,7 @@ from ragcore.types import RolloutState
 
 __all__ = ["Rollouts"]
 
-# Processes whose evidence a row holds for one version. The evidence of further processes is not stored, so that a row does not grow without limit.
+# Largest number of processes whose evidence a row holds for one version. The evidence of further processes is not stored, so that the size of a row is limited.
 MOST_LEDGERS = 256
 
 
@@ -37,7 +37,7 @@ class Rollouts:
     async def report(
         self, begun: RolloutState, *, ledger: str, version: int, evidence: Mapping[str, Any]
     ) -> RolloutRecord:
-        """Record the evidence of a process, and return what is stored."""
+        """Record the evidence of a process, and return the stored rollout."""
         rows = await self._collection.fetch(
             "report_rollout",
             begun.name,

@@ -170,7 +170,7 @@ class Server:
             )
 
     async def _use_collection(self, connection: PooledConnection) -> None:
-        """Replace the other collection of the group that is in use. PostgreSQL refuses that if the other one must stay."""
+        """Put this collection into use for its group. PostgreSQL refuses that while this collection differs from the one in use."""
         await connection.execute(f"select {quoted(self._settings.schema)}.use_collection()")
 
     def _findings(self, found: Inspection) -> list[Finding]:

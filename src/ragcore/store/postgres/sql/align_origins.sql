@@ -1,4 +1,4 @@
--- Give the documents of a tenant the records of their sources that they have in another collection. A record may change while the document stays the same.
+-- Copy the records of sources of a tenant's documents from another collection. A record may change while the document stays the same.
 -- $1 tenant
 with ended as (
     delete from {schema}.origin as known

@@ -4,6 +4,6 @@ with s as materialized (
 )
 insert into {schema}.cached_vector (tenant, key, vector, expires_at)
 select s.tenant, v.key, v.vector, now() + make_interval(secs => $4::float8)
--- Ordered, so that two processes lock the same rows in the same order.
+-- Sorted, so that two processes lock the same rows in the same order.
 from s cross join (select key, vector from unnest($2::bytea[], $3::bytea[]) as given (key, vector) order by key) as v
 on conflict (tenant, key) do update set vector = excluded.vector, expires_at = excluded.expires_at

@@ -1,5 +1,5 @@
 -- Return stored vectors of questions by their keys. $1 tenant, $2 keys
--- `offset 0` is a fence: without it, PostgreSQL joins the subquery like a table, and may read its rows before the tenant is set.
+-- `offset 0` is an optimization fence: without it, PostgreSQL joins the subquery like a table, and may read its rows before the tenant is set.
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant
 )

@@ -1,4 +1,4 @@
--- The chunks with given ids, in the order of the ids. $1 tenant, $2 ids. `limit 1` is a fence, as `offset 0` is elsewhere.
+-- Return the chunks with given ids, in the order of the ids. $1 tenant, $2 ids. `limit 1` is an optimization fence, like `offset 0` in other statements.
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant
 )

@@ -1,5 +1,5 @@
--- All chunks of a document, in the order of its text. $1 tenant, $2 document id.
--- `offset 0` is a fence: without it, PostgreSQL joins the subquery like a table, and may read its rows before the tenant is set.
+-- Return all chunks of a document, in the order of its text. $1 tenant, $2 document id.
+-- `offset 0` is an optimization fence: without it, PostgreSQL joins the subquery like a table, and may read its rows before the tenant is set.
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant
 )

@@ -1,5 +1,5 @@
 -- Return content hashes by document id. $1 tenant, $2 ids, or null for all.
--- `offset 0` is a fence: without it, PostgreSQL joins the subquery like a table, and may read its rows before the tenant is set.
+-- `offset 0` is an optimization fence: without it, PostgreSQL joins the subquery like a table, and may read its rows before the tenant is set.
 with s as materialized (
     select set_config('ragcore.tenant', $1::text, true) as tenant
 )

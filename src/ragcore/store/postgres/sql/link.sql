@@ -1,6 +1,6 @@
--- Link a collection to another one of its group: if a document is deleted in one, a trigger deletes it in the other. So it does not matter which of them a
--- client uses. The trigger runs as the owner, because the role that deletes may have no rights on the other collection. The triggers stop calling each other
--- when a statement has deleted nothing.
+-- Link a collection to another one of its group: if a document is deleted in one, a trigger deletes it in the other. So a client may delete in either of them.
+-- The trigger runs as the owner, because the role that deletes may have no rights on the other collection. The triggers stop calling each other when a
+-- statement has deleted nothing.
 create or replace function {schema}.{function}() returns trigger
     language plpgsql security definer
     set search_path = pg_catalog, pg_temp

@@ -1,2 +1,2 @@
--- All rollouts, with their evidence.
+-- Return all rollouts, with their evidence.
 select name, status, share, steps, reason, version, changed_at, evidence::text from {schema}.rollout order by name

@@ -1,4 +1,4 @@
--- The chunks around some chunks of an existing table, in the order of each document's text. $1 tenant, $2 ids of the chunks, $3 distance
+-- Return the chunks around some chunks of an existing table, in the order of each document's text. $1 tenant, $2 ids of the chunks, $3 distance
 with s as materialized (
     select {tenant} as tenant{settings}
 )

@@ -1,5 +1,5 @@
 -- A part of the searches of an existing table: candidates from a walk through the index, which returns them in a rough order. `+ 0` makes a sort key for
--- which the planner assumes no order. `found` is the number of chunks that were fetched.
+-- which the planner assumes no order. With the CASE around it, PostgreSQL can use no index on the tenant. `found` is the number of chunks that were fetched.
 ,
 by_index as materialized (
     select s.tenant, c.* from s cross join lateral (

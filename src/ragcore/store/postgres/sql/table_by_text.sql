@@ -1,6 +1,6 @@
 -- A part of the searches of an existing table: the tenant's chunks that have any of the question's words, best first by BM25 with k1 = 1.2 and b = 0.75.
--- Each chunk that has a word is read, so document frequencies are exact. With all weights 1, ts_rank of one word is the sum of 1/i² for i up to the
--- number of its places, divided by π²/6; the expression below is the inverse.
+-- Each chunk that has a word is read, so document frequencies are exact. If all weights are 1, ts_rank of one word is the sum of 1/i² for i up to the
+-- number of its positions, divided by π²/6; the expression below is the inverse.
 size as materialized (
     select coalesce({chunks}, (
         select count(*) from (select from {rows} where c.tenant = s.tenant limit {most_chunks}) as counted

@@ -1,4 +1,4 @@
--- The chunks of an existing table with given ids, in the order of the ids. $1 tenant, $2 ids
+-- Return the chunks of an existing table with given ids, in the order of the ids. $1 tenant, $2 ids
 with s as materialized (
     select {tenant} as tenant{settings}
 )

@@ -1,4 +1,4 @@
--- Numbers of a tenant's documents and chunks in an existing table. $1 tenant
+-- Count a tenant's documents and chunks in an existing table. $1 tenant
 with s as materialized (
     select {tenant} as tenant{settings}
 )

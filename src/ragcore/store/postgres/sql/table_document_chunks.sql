@@ -1,4 +1,4 @@
--- All chunks of a document of an existing table, in the order of its text. $1 tenant, $2 document id as a value of its column or null, $3 document id
+-- Return all chunks of a document of an existing table, in the order of its text. $1 tenant, $2 document id as a value of its column or null, $3 document id
 with s as materialized (
     select {tenant} as tenant, $3::text as document_id{settings}
 )

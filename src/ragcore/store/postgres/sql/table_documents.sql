@@ -1,4 +1,4 @@
--- Ids and content hashes of a tenant's documents in an existing table, all or those that are named. $1 tenant, $2 ids or null
+-- Return ids and content hashes of a tenant's documents in an existing table. $1 tenant, $2 ids, or null for all
 with s as materialized (
     select {tenant} as tenant{settings}
 )

@@ -1,4 +1,4 @@
--- Vector and text search of an existing table, fused in one statement with the rules of `hybrid`. $1 tenant, $2 vector, $3 question, $4 threshold or null
+-- Search an existing table by vector and by text, and fuse both rankings by the rules of `hybrid`. $1 tenant, $2 vector, $3 question, $4 threshold or null
 with {nearest},
 nearest as materialized (
     select row_table, row_place, tenant, id, min(distance) as distance, min(scan) as scan

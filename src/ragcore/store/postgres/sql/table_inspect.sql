@@ -1,4 +1,5 @@
--- The facts about an existing table and its parent that a mapping needs. $1 schema and $2 name of the table, $3 schema and $4 name of the parent
+-- Return the facts about an existing table and its parent with which a mapping is compared. $1 schema and $2 name of the table, $3 schema and $4 name of the
+-- parent
 with wanted as (
     select * from (values ('chunks', $1::text, $2::text), ('parent', $3::text, $4::text)) as w (side, schema, name)
 ),

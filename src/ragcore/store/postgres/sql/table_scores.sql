@@ -1,4 +1,4 @@
--- The exact similarity of a tenant's chunks in an existing table to a vector, best first. $1 tenant, $2 vector, $3 largest number, or null for all
+-- Return the exact similarity of a tenant's chunks in an existing table to a vector, best first. $1 tenant, $2 vector, $3 largest number, or null for all
 with s as materialized (
     select {tenant} as tenant{settings}
 )

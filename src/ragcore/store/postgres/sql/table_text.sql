@@ -1,4 +1,4 @@
--- The tenant's chunks in an existing table that have words of the question, best first. $1 tenant, $2 question
+-- Return the tenant's chunks in an existing table that have words of the question, best first. $1 tenant, $2 question
 with s as materialized (
     select {tenant} as tenant{settings}
 ),
