@@ -668,6 +668,10 @@ async def test_explain_names_the_index_that_is_missing(plain: tuple[str, str]) -
             for one in explanation.advice
         )
         assert "Node Type" in explanation.plan
+        with pytest.raises(InvalidInput, match="needs a vector"):
+            await store.explain(replace(query("secret"), vector=None))
+        with pytest.raises(Unsupported, match="no shared tenants"):
+            await store.explain(replace(query("secret"), shared=("b",)))
 
 
 @pytest.mark.anyio

@@ -101,13 +101,10 @@ class TableStore(Part):
         """Return the tenant's passages, best first, in one statement. See `Searcher.search`.
 
         Raises:
+            InvalidInput: the query has no vector, and its mode is not "text".
             Unsupported: the query names shared tenants.
         """
-        check_tenant(query.tenant)
-        if query.mode != "text" and query.vector is None:
-            raise InvalidInput(f"mode {query.mode!r} needs a vector")
-        if query.shared:
-            raise Unsupported("a TableStore has no shared tenants", stage="search")
+        _check_query(query)
         exactly = None if query.filter is not None else self._tenants.exactly.get(query.tenant)
         rows = await self._rows(query, exactly, self._access.call)
         result = nearest(rows, query) if query.mode == "vector" else ranked(rows, query)
@@ -268,8 +265,13 @@ class TableStore(Part):
         return await self._writing.delete(document_ids, tenant=tenant)
 
     async def explain(self, query: Query, /) -> Explanation:
-        """Run a search with EXPLAIN ANALYZE, as for a large tenant. The result names the indexes that it uses, its time, and the indexes to create."""
-        check_tenant(query.tenant)
+        """Run a search with EXPLAIN ANALYZE, as for a large tenant. The result names the indexes that it uses, its time, and the indexes to create.
+
+        Raises:
+            InvalidInput: the query has no vector, and its mode is not "text".
+            Unsupported: the query names shared tenants.
+        """
+        _check_query(query)
 
         async def work(connection: PooledConnection, shape: Shape) -> Explanation:
             sql, values = self._statement(query, shape, False, walks_on=self._walks_on(query))
@@ -350,6 +352,14 @@ class TableStore(Part):
 
     async def _close(self) -> None:
         await self._access.close()
+
+
+def _check_query(query: Query) -> None:
+    check_tenant(query.tenant)
+    if query.mode != "text" and query.vector is None:
+        raise InvalidInput(f"mode {query.mode!r} needs a vector")
+    if query.shared:
+        raise Unsupported("a TableStore has no shared tenants", stage="search")
 
 
 def _counting(tenant: str) -> Callable[[PooledConnection, Shape], Awaitable[asyncpg.Record | None]]:
