@@ -28,6 +28,9 @@ if TYPE_CHECKING:  # the store takes long to import, so a command imports it whe
 
 __all__ = ["copy", "expire", "index", "migrate", "reembed", "share", "unshare"]
 
+# Seconds between two lines about the progress of a build.
+SECONDS_PER_LINE = 5
+
 OwnerDsnOrEmbedded = Annotated[
     str | None,
     typer.Option(
@@ -148,7 +151,7 @@ def index(
         from ragcore.store import IndexProgress, build_index
 
         schema = options.environment().get("RAGCORE_SCHEMA") or Config().schema
-        tell = progress_lines()
+        tell = progress_lines(every=SECONDS_PER_LINE)
 
         def progress(now: IndexProgress) -> None:
             share = "" if now.done is None else f", {now.done:.0%}"

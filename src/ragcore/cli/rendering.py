@@ -30,9 +30,9 @@ __all__ = [
 
 # Documents between two lines of progress, if stderr is not a terminal.
 DOCUMENTS_PER_LINE = 100
-# Ids of documents that are gone, on a terminal.
-# A short sign: the table has little room in a terminal of 80 columns.
+# Largest number of ids of documents that are gone, on a terminal.
 MOST_GONE = 20
+# A short sign: the table has little room in a terminal of 80 columns.
 MARK, MARK_HEADING = "◀", ""
 SIGNS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
 
@@ -154,15 +154,15 @@ def ingest_progress() -> Iterator[Callable[[IngestReport], None]]:
         yield move_bar
 
 
-def progress_lines() -> Callable[[int, str], None]:
-    """Return a function that takes the number of documents so far and a line. It prints the line once every 100 documents."""
+def progress_lines(*, every: int = DOCUMENTS_PER_LINE) -> Callable[[int, str], None]:
+    """Return a function that takes a count so far, such as of documents or seconds, and a line. It prints the line when the count has grown by `every`."""
     last = 0
 
-    def tell(documents: int, line: str) -> None:
+    def tell(count: int, line: str) -> None:
         nonlocal last
-        if documents - last >= DOCUMENTS_PER_LINE:
-            last = documents
-            messages.print(line)
+        if count - last >= every:
+            last = count
+            messages.print(line, markup=False)
 
     return tell
 
