@@ -43,7 +43,7 @@ logger: logging.Logger = logging.getLogger("ragcore.rollout")
 TIMEOUT = 30.0
 # The candidate's part of a call's time. The rest must be enough for the stable side, which is known to work.
 CANDIDATE_PART = 0.5
-# The stable side's time limit ends a little before the call's deadline, so that its own error, which says more, comes first.
+# The stable side's time limit ends a little before the call's deadline, so that its own error, which has more details, comes first.
 LAST = 0.05
 LAST_PART = 0.02
 

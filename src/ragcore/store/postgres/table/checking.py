@@ -147,9 +147,11 @@ async def _language_problem(connection: PooledConnection, table: Table) -> str |
 
 def _problems(catalogue: Catalogue, table: Table) -> Iterator[Finding]:
     """Yield the problems of the mapping. Problems of columns are left out if a table is missing."""
-    wrong = [*_relation_problems(catalogue.chunks, table.relation, "table", catalogue.role)]
+    role = catalogue.role
+    wrong = [*_relation_problems(catalogue.chunks, table.schema, table.relation, "table", role)]
     if table.parent_relation is not None:
-        wrong += _relation_problems(catalogue.parent, table.parent_relation, "parent", catalogue.role)
+        schema = table.parent_schema or table.schema
+        wrong += _relation_problems(catalogue.parent, schema, table.parent_relation, "parent", role)
     yield from (Finding("error", message) for message in wrong)
     if wrong:
         return
@@ -162,7 +164,7 @@ def _problems(catalogue: Catalogue, table: Table) -> Iterator[Finding]:
         yield from _index_problems(catalogue, table)
 
 
-def _relation_problems(relation: Relation | None, name: str, what: str, role: str) -> Iterator[str]:
+def _relation_problems(relation: Relation | None, schema: str, name: str, what: str, role: str) -> Iterator[str]:
     if relation is None:
         yield f"{what}: {name} does not exist, or {role} may not see it: check the schema and the name, which are case-sensitive"
     elif relation.kind in KINDS:
@@ -170,7 +172,6 @@ def _relation_problems(relation: Relation | None, name: str, what: str, role: st
     elif relation.foreign_part is not None:
         yield f"{what}: {name} has the foreign table {relation.foreign_part} as a partition: connect to the database that has its rows"
     elif not relation.may_use_schema:
-        schema = name.partition(".")[0]
         yield f"{what}: {role} may not use the schema {schema}: as its owner, run `grant usage on schema {quoted(schema)} to {quoted(role)}`"
 
 
