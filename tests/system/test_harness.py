@@ -34,10 +34,15 @@ def run(*arguments: str, out: Path, without: tuple[str, ...] = ()) -> subprocess
     ("how", "options", "criterion"),
     [
         ("hangs", ("--timeout", "1.5", "--hung-after", "0.5"), "no hang at 5 or more at once"),
-        ("drips", ("--timeout", "1", "--hung-after", "0.5"), "no hang at 5 or more at once"),
+        pytest.param(
+            "drips",
+            ("--timeout", "1", "--hung-after", "0.5"),
+            "no hang at 5 or more at once",
+            marks=pytest.mark.thorough,
+        ),
         ("wrong", ("--levels", "1,100"), "(more than 95 %)"),
         ("leaks", ("--levels", "1,5"), "memory growth at least"),
-        ("apologises", ("--levels", "1,5"), "(more than 95 %)"),
+        pytest.param("apologises", ("--levels", "1,5"), "(more than 95 %)", marks=pytest.mark.thorough),
     ],
 )
 def test_a_broken_service_fails_the_benchmark(
@@ -90,13 +95,20 @@ def test_sigterm_leaves_no_server_behind(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("postmaster.pid"))
 
 
-def test_the_library_passes_the_ladder(tmp_path: Path) -> None:
-    done = run("ladder", "--quick", "--json", out=tmp_path)
+@pytest.mark.parametrize(
+    ("options", "highest", "requests"),
+    [
+        pytest.param(("--levels", "1,2,3,5,10,50", "--steady-seconds", "3"), 50, 71, id="up to 50"),
+        pytest.param((), 200, 391, id="up to 200", marks=pytest.mark.thorough),
+    ],
+)
+def test_the_library_passes_the_ladder(options: tuple[str, ...], highest: int, requests: int, tmp_path: Path) -> None:
+    done = run("ladder", "--quick", "--json", *options, out=tmp_path)
     assert done.returncode == 0, done.stderr
     values = json.loads(done.stdout)
     assert (values["hung"], values["wrong"], values["success_rate"]) == (0, 0, 1.0)
-    assert values["highest_concurrency"] == 200
-    assert len((tmp_path / "requests.jsonl").read_text().splitlines()) > 391
+    assert values["highest_concurrency"] == highest
+    assert len((tmp_path / "requests.jsonl").read_text().splitlines()) > requests
 
 
 @pytest.mark.thorough

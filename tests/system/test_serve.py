@@ -170,14 +170,14 @@ CHECKS = [
 
 
 @pytest.mark.parametrize(
-    ("user", "limit"),
+    ("user", "limit", "examples"),
     [
-        pytest.param("ops", "0", id="an administrator", marks=pytest.mark.thorough),
-        pytest.param("amara", "0", id="a user"),
-        pytest.param("amara", "30", id="a user with limits", marks=pytest.mark.thorough),
+        pytest.param("ops", "0", 20, id="an administrator", marks=pytest.mark.thorough),
+        pytest.param("amara", "0", 6, id="a user"),
+        pytest.param("amara", "30", 20, id="a user with limits", marks=pytest.mark.thorough),
     ],
 )
-def test_a_fuzzer_finds_no_500(served: Served, tmp_path: Path, user: str, limit: str) -> None:
+def test_a_fuzzer_finds_no_500(served: Served, tmp_path: Path, user: str, limit: str, examples: int) -> None:
     """Run schemathesis with the application's own OpenAPI document."""
     limits = {"RAGCORE_REQUESTS_PER_MINUTE": limit, "RAGCORE_TOKENS_PER_MINUTE": "0"}
     options = "--tokens tokens.json --audit audit.jsonl"
@@ -185,7 +185,7 @@ def test_a_fuzzer_finds_no_500(served: Served, tmp_path: Path, user: str, limit:
         tool = Path(sys.executable).with_name("schemathesis")
         command = [
             str(tool), "run", f"{fuzzed.url}/openapi.json", "-H", f"Authorization: Bearer of-{user}", "--checks", ",".join(CHECKS),
-            "--max-examples", "20", "--generation-database", "none", "--seed", "1", "--no-color",
+            "--max-examples", str(examples), "--generation-database", "none", "--seed", "1", "--no-color",
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=150, cwd=tmp_path)
         document = fuzzed.ask("GET", "/openapi.json").json()
@@ -200,7 +200,7 @@ def test_a_fuzzer_finds_no_500(served: Served, tmp_path: Path, user: str, limit:
             assert any(one == method.upper() and shape.fullmatch(where) for one, where in answered), (method, path)
     # Many requests succeed; with limits, some are refused by them.
     by_status = Counter(int(status) for _, path, status in asked if path in ("/chat", "/v1/chat/completions"))
-    assert by_status[200] > 10, by_status
+    assert by_status[200] > examples // 2, by_status
     assert bool(by_status[429]) == (limit != "0"), by_status
 
 

@@ -51,7 +51,7 @@ def questions(squad: Path) -> tuple[list[str], list[str]]:
     return [row["text"] for row in rows], [labels[row["id"]] for row in rows]
 
 
-@pytest.mark.parametrize("passages", [400, pytest.param(2_067, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("passages", [150, pytest.param(2_067, marks=pytest.mark.thorough)])
 async def test_recall_equals_that_of_exact_search(database: tuple[str, str], tmp_path: Path, passages: int) -> None:
     squad = shared("squad")
     texts, relevant = questions(squad)
