@@ -20,7 +20,7 @@ import anyio
 import asyncpg
 import psutil
 import pytest
-from benchmarks.scenarios.faults import matrix, run_matrix
+from benchmarks.scenarios.faults import run_matrix
 from benchmarks.scenarios.soak import soak
 
 from ragcore import (
@@ -40,6 +40,7 @@ from ragcore.store import embedded, migrate
 from ragcore.testing import FakeEmbedder, FakeGenerator, FaultProxy, Hang, OpenAIServer, at_rest, fake_rag
 from tests.pace import in_time
 from tests.support.bench import FACT, QUESTION, TENANT, Bench, bench
+from tests.support.matrix import matrix
 
 pytestmark = [pytest.mark.system, pytest.mark.anyio, pytest.mark.blocking_allowed, pytest.mark.timeout(240)]
 
