@@ -10,8 +10,6 @@ from __future__ import annotations
 import codecs
 import re
 
-import charset_normalizer
-
 from ragcore.errors import InvalidInput
 
 __all__ = ["clean", "decode", "storable"]
@@ -72,6 +70,9 @@ def _detected(sample: bytes) -> str:
     beyond = sum(byte > 0x7F for byte in sample)
     if beyond < FEW and beyond < 0.4 * len(sample):
         return "cp1252"
+    # Imported here, because few files need it, and the import takes 10 ms. Files are read outside of the event loop.
+    import charset_normalizer
+
     best = charset_normalizer.from_bytes(sample, cp_isolation=CANDIDATES).best()
     return "cp1252" if best is None else best.encoding
 
