@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
+import weakref
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -11,12 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, create_model
 from typing_extensions import TypedDict
 
 from ragcore import InvalidInput, Prompt
 from ragcore.generation import render
-from ragcore.generation.structure import Mismatch, Structure, read_reply, reply_schema, strict_schema
+from ragcore.generation.structure import MOST_KNOWN, Mismatch, Structure, read_reply, reply_schema, strict_schema
 
 
 class Line(BaseModel):
@@ -114,6 +116,17 @@ def test_a_schema_that_cannot_be_used_is_refused(schema: Any, message: str) -> N
         Structure.of(schema)
 
 
+def test_classes_that_are_made_while_the_program_runs_are_not_kept_for_ever() -> None:
+    first = create_model("Made", number=(int, ...))
+    assert Structure.of(first) is Structure.of(first)
+    kept = weakref.ref(first)
+    del first
+    for _ in range(MOST_KNOWN):
+        Structure.of(create_model("Made", number=(int, ...)))
+    gc.collect()
+    assert kept() is None
+
+
 def test_data_may_be_named_like_a_keyword_of_json_schema() -> None:
     schema = {"type": "object", "properties": {"$ref": {"type": "string"}, "$id": {"type": "string"}}}
     assert Structure.of(schema).value_of({"$ref": "x"}) == {"$ref": "x"}
@@ -165,12 +178,23 @@ def test_fences_and_text_around_the_reply_are_ignored(text: str) -> None:
         '{"answer": 5, "data": {}}',
         '{"answer": "", "data": {}}',
         '{"answer": "x", "data": NaN}',
+        '{"answer": "x", "data": {"a": 1e999}}',
+        r'{"answer": "half of \ud83d", "data": {}}',
+        r'{"answer": "x", "data": {"a": "\ud83d"}}',
         '{"answer": "x", "data": ' + "[" * 5_000 + "]" * 5_000 + "}",
         '{"answer": "x", "data": ' + "[" * 100_000,
         "{" * 100_000,
     ],
 )
 def test_any_other_reply_is_a_mismatch(text: str) -> None:
+    with pytest.raises(Mismatch):
+        read_reply(text)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("text", ["```json" + "\n" * 100_000, "```" + " \n" * 50_000, "```\n" * 50_000])
+def test_long_runs_of_white_space_take_linear_time(text: str) -> None:
+    """Some models write blank lines until their token limit. If the time were quadratic, each of these texts would take minutes."""
     with pytest.raises(Mismatch):
         read_reply(text)
 

@@ -10,8 +10,8 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final, get_origin
-from weakref import WeakKeyDictionary
 
 from ragcore.compat.extras import require
 from ragcore.errors import ConfigurationError, InvalidInput
@@ -27,6 +27,8 @@ MOST_DEPTH: Final = 100
 MOST_STARTS: Final = 20
 # The largest number of mistakes that are sent back to the model.
 MOST_MISTAKES: Final = 5
+# The largest number of classes whose structure is kept.
+MOST_KNOWN: Final = 100
 # Keywords for references whose target depends on the place at which they are evaluated.
 DYNAMIC: Final = ("$dynamicRef", "$recursiveRef", "$dynamicAnchor", "$recursiveAnchor", "$anchor", "$id")
 # Keywords whose values are data or names, not schemas.
@@ -40,9 +42,8 @@ STRICT: Final = frozenset(
     minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minItems maxItems
     """.split()
 )
-FENCE: Final = re.compile(r"```[a-zA-Z0-9]*\s*\n(.*?)```", re.DOTALL)
-
-_known: WeakKeyDictionary[type, Structure] = WeakKeyDictionary()
+# Each part before the line end matches in one way only. Otherwise a run of blank lines would take quadratic time.
+FENCE: Final = re.compile(r"```[a-zA-Z0-9]*+[^\S\n]*+\n(.*?)```", re.DOTALL)
 
 
 class Mismatch(Exception):
@@ -86,15 +87,13 @@ class Structure:
         """
         if isinstance(schema, Mapping):
             return _of_json_schema(schema)
+        if not isinstance(schema, type):
+            return _of_type(schema)
         try:
-            if isinstance(schema, type) and schema in _known:
-                return _known[schema]
+            hash(schema)
         except TypeError:  # a class with an unhashable metaclass
-            pass
-        made = _of_type(schema)
-        if isinstance(schema, type):
-            _known[schema] = made
-        return made
+            return _of_type(schema)
+        return _of_class(schema)
 
 
 def _of_json_schema(schema: Mapping[Any, Any]) -> Structure:
@@ -116,6 +115,12 @@ def _of_json_schema(schema: Mapping[Any, Any]) -> Structure:
         return data
 
     return Structure(checked, value_of)
+
+
+@lru_cache(maxsize=MOST_KNOWN)
+def _of_class(kind: type) -> Structure:
+    """Return the structure of a class. It refers to the class, so a weak dictionary would keep each class for ever."""
+    return _of_type(kind)
 
 
 def _of_type(kind: Any) -> Structure:
@@ -299,7 +304,7 @@ def read_reply(text: str, /) -> Reply:
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects in a text. An object within another one is not yielded."""
-    decoder = json.JSONDecoder(parse_constant=_refuse)
+    decoder = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
     at = text.find("{")
     for _ in range(MOST_STARTS):
         if at < 0:
@@ -311,12 +316,23 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
             continue
         if _depth(found, most=MOST_DEPTH) > MOST_DEPTH:
             raise Mismatch(f"it is nested more than {MOST_DEPTH} levels deep")
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # an escape such as "\\ud83d" alone
+            raise Mismatch("it contains half of a surrogate pair, which is not valid Unicode") from None
         yield found
         at = text.find("{", end)
 
 
 def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(number: str) -> float:
+    """Return a number. One that is too large for a float, such as 1e999, would become infinity, which JSON does not have."""
+    if math.isinf(found := float(number)):
+        raise ValueError(f"{number[:40]} is too large")
+    return found
 
 
 def _depth(value: object, *, most: int) -> float:
