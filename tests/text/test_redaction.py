@@ -285,6 +285,17 @@ async def test_text_before_a_failure_is_restored() -> None:
     assert caught.value.partial_text == f"call {CANARIES['phone']}"
 
 
+@pytest.mark.parametrize("degrade", [True, False])
+async def test_text_before_a_failure_of_a_stream_is_restored(degrade: bool) -> None:
+    async with client(Redaction(reversible=True)) as (rag, _, generator):
+        generator.error = ragcore.GenerationError("it broke", dependency="recording", stage="generate")
+        generator.error.partial_text = "call [PHONE 1]"
+        async with rag.stream(QUESTION, tenant=TENANT, degrade=degrade) as stream:
+            with pytest.raises(ragcore.GenerationError) as caught:
+                await stream.answer()
+    assert caught.value.partial_text == f"call {CANARIES['phone']}"
+
+
 def broken(text: str) -> str:
     raise ValueError(text)
 

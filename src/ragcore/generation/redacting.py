@@ -147,7 +147,8 @@ class _Pieces:
             last, self._last = self._last, None
             return last
         while True:
-            piece = await anext(self._pieces)
+            with _Restoring(self._texts):  # a reader that leaves the stream without the error would not get it restored
+                piece = await anext(self._pieces)
             if isinstance(piece, Generation):
                 restored = _restored(piece, self._texts)
                 if not self._held:
