@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent import futures
 from contextlib import suppress
 
@@ -419,3 +419,54 @@ def test_a_generator_of_documents_is_closed_when_adding_them_fails(client: block
     with pytest.raises(ragcore.EmbeddingError):
         client.add(documents(), tenant="m")
     assert closed == [True]
+
+
+def test_an_error_of_the_questions_is_raised_after_the_results_of_the_questions_before_it(
+    client: blocking.RAG,
+) -> None:
+    def questions() -> Iterator[str]:
+        yield "deductible?"
+        yield "and the deductible?"
+        raise KeyError("the user's own")
+
+    with client.ask_many(questions(), tenant="m", concurrency=4) as answers:
+        assert {next(answers).index, next(answers).index} == {0, 1}
+        for _ in range(2):
+            with pytest.raises(KeyError, match="the user's own"):
+                next(answers)
+
+
+def test_questions_of_an_async_iterable_may_arrive_later_than_the_timeout_of_one_question(
+    client: blocking.RAG,
+) -> None:
+    async def questions() -> AsyncIterator[str]:
+        yield "deductible?"
+        await anyio.sleep(1.0)
+        yield "and the deductible?"
+
+    with client.ask_many(questions(), tenant="m", timeout=0.5) as answers:
+        assert [asked.index for asked in answers] == [0, 1]
+
+
+def test_the_time_of_a_start_counts_towards_the_timeout_of_a_stream() -> None:
+    client = slow_to_start(0.4)
+    with client.stream("What is my deductible?", tenant="m", timeout=60) as stream:
+        left = stream._deadline.remaining()
+
+        async def left_on_the_loop() -> float:
+            return stream._stream._call.remaining()
+
+        assert background.call(left_on_the_loop, ThreadDeadline(10)) <= left
+    client.close()
+
+
+def test_ids_are_read_in_the_calling_thread(client: blocking.RAG) -> None:
+    threads: set[int] = set()
+
+    def ids() -> Iterator[str]:
+        threads.add(threading.get_ident())
+        yield "d"
+
+    assert not client.chunks_by_id(ids(), tenant="m")
+    assert client.delete(ids(), tenant="m") == 1
+    assert threads == {threading.get_ident()}

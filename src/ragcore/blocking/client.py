@@ -55,7 +55,7 @@ from ragcore.types import (
     StreamEvent,
     Unreadable,
 )
-from ragcore.types.validation import check_tenant, check_timeout
+from ragcore.types.validation import check_ids, check_tenant, check_timeout
 
 __all__ = ["RAG", "AnswerStream", "TenantView"]
 
@@ -488,6 +488,7 @@ class TenantView:
             ),
             options.get("timeout"),
             AnswerStream,
+            is_call=True,
         )
 
     @spelled_out(AskOptions)
@@ -525,9 +526,13 @@ class TenantView:
             lambda answers, _: Answers(
                 answers,
                 feeder=feeder,
-                seconds=options.get("timeout") or self._rag._rag.settings.timeout,
+                # Each question under way ends by its own timeout, so a result arrives within it. The next question of an async iterable may come at any time.
+                seconds=threading.TIMEOUT_MAX / 2
+                if feeder is None
+                else options.get("timeout") or self._rag._rag.settings.timeout,
                 progress=progress,
             ),
+            is_call=False,
         )
 
     @spelled_out(RetrieveOptions)
@@ -618,7 +623,8 @@ class TenantView:
 
     def delete(self, document_ids: Iterable[str], /, *, timeout: float | None = None) -> int:
         """Remove documents, and return how many existed. See `ragcore.RAG.delete`."""
-        return self._rag._call(lambda rag: rag.delete(document_ids, tenant=self._tenant, timeout=timeout), timeout)
+        ids = check_ids(document_ids)  # in the calling thread: a database query must not run on the background loop
+        return self._rag._call(lambda rag: rag.delete(ids, tenant=self._tenant, timeout=timeout), timeout)
 
     def delete_tenant(self, *, timeout: float | None = None) -> Erased:
         """Erase the tenant's data. See `ragcore.RAG.delete_tenant`."""
@@ -639,8 +645,9 @@ class TenantView:
         self, chunk_ids: Iterable[str], /, *, with_vectors: bool = False, timeout: float | None = None
     ) -> Found:
         """Return the chunks with these ids. See `ragcore.RAG.chunks_by_id`."""
+        wanted = check_ids(chunk_ids)  # in the calling thread, as in `delete`
         return self._rag._call(
-            lambda rag: rag.chunks_by_id(chunk_ids, tenant=self._tenant, with_vectors=with_vectors, timeout=timeout),
+            lambda rag: rag.chunks_by_id(wanted, tenant=self._tenant, with_vectors=with_vectors, timeout=timeout),
             timeout,
         )
 
@@ -658,12 +665,19 @@ def _entered(
     make: Callable[[asynchronous.RAG], AbstractAsyncContextManager[T]],
     timeout: float | None,
     wrap: Callable[[T, ThreadDeadline], U],
+    *,
+    is_call: bool,
 ) -> Iterator[U]:
-    """Enter an async block on the background loop, and yield a wrapper of what it yields."""
+    """Enter an async block on the background loop, and yield a wrapper of what it yields.
+
+    Args:
+        is_call: whether the block is one call, which the timeout limits.
+    """
     deadline = client._ready(timeout)
     process = os.getpid()
     context = make(client._rag)
-    entered = background.call(context.__aenter__, deadline)
+    enter = (lambda: _within(deadline, context.__aenter__())) if is_call else context.__aenter__
+    entered = background.call(enter, deadline)
 
     def leave() -> None:
         # If the loop has ended with the interpreter, there is nothing to close. In a forked child, the stream belongs to the parent.

@@ -28,6 +28,7 @@ class Feeder:
         self._ahead = self._room = ahead
         self._send: MemoryObjectSendStream[str] | None = None
         self._ended = False
+        self._error: Exception | None = None
 
     @asynccontextmanager
     async def feeding(
@@ -47,6 +48,8 @@ class Feeder:
                 found.append(next(self._questions))
             except StopIteration:
                 self._ended = True
+            except Exception as error:  # the user's own; the questions before it are still answered
+                self._error, self._ended = error, True
             else:
                 self._room -= 1
         return found
@@ -63,6 +66,11 @@ class Feeder:
     def returned(self) -> None:
         """Make room for another question: a result was returned."""
         self._room += 1
+
+    def check(self) -> None:
+        """Raise the error that ended the questions, if there was one."""
+        if self._error is not None:
+            raise self._error
 
 
 class Answers:
@@ -95,9 +103,10 @@ class Answers:
             except StopAsyncIteration:
                 return None
 
-        # Each question under way ends by its own timeout, so a result arrives within it.
         found = background.call(step, ThreadDeadline(self._seconds))
         if found is None:
+            if self._feeder is not None:
+                self._feeder.check()
             raise StopIteration
         asked, progress = found
         if self._feeder is not None:
