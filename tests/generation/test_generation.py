@@ -41,11 +41,16 @@ A = Passage("a", "d", "Your deductible is $1,500 per calendar year. It applies t
 B = Passage("b", "d", "A visit to a specialist costs $40. Urgent care costs $75.", title="Silver plan")
 
 
-@given(st.integers(120, 2_000), st.lists(st.integers(1, 300), max_size=12), st.lists(st.integers(1, 200), max_size=6))
+@given(
+    st.integers(120, 2_000),
+    st.lists(st.integers(1, 300), max_size=12),
+    st.lists(st.integers(1, 200), max_size=6),
+    st.sampled_from(["word ", "<td>", "a && b ", "it's "]),
+)
 def test_a_prompt_stays_within_its_budget_with_whole_passages_from_the_best_down(
-    budget: int, lengths: list[int], turns: list[int]
+    budget: int, lengths: list[int], turns: list[int], word: str
 ) -> None:
-    passages = [Passage(str(n), "d", "word " * length) for n, length in enumerate(lengths)]
+    passages = [Passage(str(n), "d", word * length, title=word * 3) for n, length in enumerate(lengths)]
     history = [Turn("user", "word " * length) for length in turns]
     try:
         prompt = build_prompt(

@@ -108,3 +108,17 @@ def test_the_kept_thinking_is_bounded() -> None:
 @pytest.mark.parametrize("tag", ["<", "<t", "<think", "</think", "[", "[THIN"])
 def test_the_beginning_of_a_tag_at_the_end_is_text(tag: str) -> None:
     assert split(f"It is {tag}", [1])[0] == f"It is {tag}"
+
+
+@pytest.mark.timeout(20)
+def test_long_thinking_of_a_model_that_sends_only_a_closing_tag_takes_linear_time() -> None:
+    """If each piece were searched for together with all the text before it, this would take a minute."""
+    thinking = Thinking(begun=True)
+    assert "".join(thinking.take("word ") for _ in range(40_000)) == ""
+    assert thinking.take("</thi") + thinking.take("nk>$40 [1].") + thinking.end() == "$40 [1]."
+    assert thinking.thought.startswith("word word")
+
+
+@given(cuts=CUTS)
+def test_white_space_may_stand_before_an_opening_tag_that_is_not_expected(cuts: list[int]) -> None:
+    assert split(" \n" * 60 + "<think>a</think>b", cuts, begun=True)[:2] == ("b", "a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -87,7 +88,9 @@ def build_prompt(
         left -= cost
     kept: list[Passage] = []
     for passage in passages:
-        left -= count_tokens(passage.text) + count_tokens(passage.title) + OVERHEAD_TOKENS
+        # As they stand in the prompt: "<" becomes "&lt;".
+        text, title = html.escape(passage.text, quote=False), html.escape(passage.title)
+        left -= count_tokens(text) + count_tokens(title) + OVERHEAD_TOKENS
         if left < 0:
             break
         kept.append(passage)

@@ -27,6 +27,9 @@ CLOSING_ALONE = re.compile(
 TOKENS = re.compile(r"<\|(?:end|return|im_end|eot_id|endoftext|end_of_text)\|>")
 # A possible beginning of any of these tags.
 PARTIAL = re.compile(r"(?:<[\w:|/ ]{0,40}|\[/?[A-Za-z]{0,5}|◁/?[a-z]{0,5})\Z")
+BLANKS = re.compile(r"\s*")
+# Largest number of characters of an incomplete tag.
+LONGEST_TAG = 64
 
 
 class Thinking:
@@ -116,9 +119,10 @@ class Thinking:
         return out + self._follow(held)
 
     def _wait(self, text: str) -> str:
+        searched = max(0, len(self._held) - LONGEST_TAG)  # searching from the start each time would take quadratic time
         self._held += text
-        closing = CLOSING_ALONE.search(self._held)
-        if OPENING.match(self._held.lstrip()):
+        closing = CLOSING_ALONE.search(self._held, searched)
+        if OPENING.match(self._held, BLANKS.match(self._held).end()):  # type: ignore[union-attr]  # it matches any text
             self._waits = False
             return self.take("")
         if closing is not None:
