@@ -24,7 +24,7 @@ class Shared:
     """A store that keeps vectors in memory. Like PostgreSQL, it has those of each tenant apart.
 
     Attributes:
-        down: how it fails: "slow": it never responds; "keep": only writes fail; any other text: all statements fail.
+        down: how it fails: "slow": it never responds, "slow find": it never finds; "keep": only writes fail; any other text: all statements fail.
         free: an event for which writes wait.
         statements: the methods that were called.
     """
@@ -55,7 +55,7 @@ class Shared:
 
     async def _work(self, name: str) -> None:
         self.statements.append(name)
-        if self.down == "slow":
+        if self.down in ("slow", f"slow {name}"):
             await anyio.sleep_forever()
         if name == "keep" and self.free is not None:
             await self.free.wait()
@@ -164,6 +164,24 @@ async def test_a_database_that_is_down_costs_one_short_wait(
         await written(embedder)
     assert store.statements == ["find", "find", "keep", "trim"]
     assert len(caplog.records) == 1
+
+
+async def test_a_question_waits_a_tenth_of_its_time_and_with_little_time_does_not_end_the_sharing_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shared_vectors, "FIND_SECONDS", 60.0)
+    monkeypatch.setattr(shared_vectors, "LEAST_FIND_SECONDS", 1.0)
+    store, inner = Shared(), FakeEmbedder()
+    async with process(store, inner) as embedder:
+        store.down = "slow find"
+        with flow("t"), anyio.fail_after(3):
+            await embedder.embed(["a"], kind="query")
+        store.down = ""
+        with flow("t"):
+            await embedder.embed(["b"], kind="query")
+        await written(embedder)
+    assert store.statements.count("find") == 2
+    assert len(store.vectors) == 2
 
 
 async def test_a_write_that_fails_reaches_no_question() -> None:

@@ -20,6 +20,7 @@ from ragcore.embedding.shared_vectors import SharedVectors
 from ragcore.embedding.vectors import check_vectors
 from ragcore.errors import ConfigurationError
 from ragcore.events import emit
+from ragcore.lifecycle.bound import expires_at
 from ragcore.lifecycle.part import Part, Parts
 from ragcore.protocols import Embedder, Vector
 from ragcore.resilience.flow import current_flow
@@ -192,15 +193,20 @@ class CachedEmbedder(Part):
         """Embed one text; concurrent requests for it share the result."""
         if self.behind is None and getattr(self.embedder, "shares_equal_texts", False):
             return await self._ask(texts, kind)
-        ask: Awaitable[Vector] = self._flights.call(key, lambda: self._find_or_ask([key], texts, kind, tenant))
+        until = expires_at()  # here, because the flight has no deadline
+        ask: Awaitable[Vector] = self._flights.call(
+            key, lambda: self._find_or_ask([key], texts, kind, tenant, until=until)
+        )
         return await ask
 
-    async def _find_or_ask(self, keys: Sequence[bytes], texts: Sequence[str], kind: Kind, tenant: str) -> Vector:
+    async def _find_or_ask(
+        self, keys: Sequence[bytes], texts: Sequence[str], kind: Kind, tenant: str, *, until: float = math.inf
+    ) -> Vector:
         """Return the vectors of different texts: those of other processes, or those of the embedder, which are then stored for the other processes."""
         if self.behind is None:
             return await self._ask(texts, kind)
         epoch = self._epoch
-        found = dict(await self.behind.find(keys, tenant=tenant, dimension=self.dimension))
+        found = dict(await self.behind.find(keys, tenant=tenant, dimension=self.dimension, until=until))
         for _ in found:
             emit("cache.hit", self.model)
         missing = [(key, text) for key, text in zip(keys, texts, strict=True) if key not in found]

@@ -19,6 +19,7 @@ import anyio
 
 from ragcore.errors import ConfigurationError, DeadlineExceeded, RagcoreError
 from ragcore.events import emit
+from ragcore.lifecycle.bound import expires_at
 from ragcore.lifecycle.part import Part
 from ragcore.protocols import Vector, VectorCache
 from ragcore.types.secret import Secret
@@ -31,6 +32,8 @@ MEBI = 1024 * 1024
 SHORTEST_KEY = 16
 # Seconds that a question waits for the database. To embed it again is better than to wait longer.
 FIND_SECONDS = 0.25
+# If a question has less time for the database than this, a response that does not arrive says nothing about the database.
+LEAST_FIND_SECONDS = 0.05
 WRITE_SECONDS = 5.0
 # After a failure, no statement is sent for this many seconds.
 PAUSE_SECONDS = 5.0
@@ -89,21 +92,24 @@ class SharedVectors(Part):
         self._hits = self._misses = 0
         self._again_at = self._warned = -math.inf
 
-    async def find(self, keys: Sequence[bytes], *, tenant: str, dimension: int) -> Mapping[bytes, Vector]:
+    async def find(
+        self, keys: Sequence[bytes], *, tenant: str, dimension: int, until: float = math.inf
+    ) -> Mapping[bytes, Vector]:
         """Return the stored vectors of a tenant by key. Vectors of another dimension are left out.
 
         Args:
             keys: digests of the texts, which must contain everything that the vector depends on, for example the model.
             tenant: the tenant; "" has no shared vectors.
             dimension: length of a vector.
+            until: the deadline of the question, on `anyio.current_time()`'s clock, for a task that does not inherit it. The database gets a tenth of the time.
         """
         if not tenant or anyio.current_time() < self._again_at:
             return {}
         of = {self._digest(tenant, key): key for key in keys}
         found: Mapping[bytes, Vector] | None = None
-        left = anyio.current_effective_deadline() - anyio.current_time()
+        seconds = min(FIND_SECONDS, (min(until, expires_at()) - anyio.current_time()) / 10)
         try:
-            with anyio.move_on_after(min(FIND_SECONDS, left / 10)):
+            with anyio.move_on_after(seconds):
                 found = await self.store.cached_vectors(list(of), tenant=tenant)
         except DeadlineExceeded:  # the caller's: says nothing about the database
             return {}
@@ -111,7 +117,8 @@ class SharedVectors(Part):
             self._pause(error)
             return {}
         if found is None:
-            self._pause(None)
+            if seconds >= min(FIND_SECONDS, LEAST_FIND_SECONDS):
+                self._pause(None)
             return {}
         fits = {of[digest]: vector for digest, vector in found.items() if digest in of and vector.shape == (dimension,)}
         self._hits += len(fits)
