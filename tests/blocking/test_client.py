@@ -18,7 +18,7 @@ import pytest
 from tests.pace import in_time
 
 import ragcore
-from ragcore import DeadlineExceeded, Document, Retriever, blocking
+from ragcore import DeadlineExceeded, Document, Retriever, Settings, blocking
 from ragcore.blocking.loop import ThreadDeadline, background
 from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Hang
 
@@ -470,3 +470,21 @@ def test_ids_are_read_in_the_calling_thread(client: blocking.RAG) -> None:
     assert not client.chunks_by_id(ids(), tenant="m")
     assert client.delete(ids(), tenant="m") == 1
     assert threads == {threading.get_ident()}
+
+
+def test_health_of_a_slow_start_and_a_store_that_never_responds_raises_nothing() -> None:
+    class Slow(FakeStore):
+        async def _open(self) -> None:
+            await anyio.sleep(0.4)
+
+        async def ping(self) -> None:
+            await anyio.sleep_forever()
+
+    client = blocking.RAG(
+        retriever=Retriever(embedder=FakeEmbedder(), store=Slow()),
+        generator=FakeGenerator(),
+        settings=Settings(health_timeout=0.8),
+    )
+    assert not client.health().ready
+    assert client.describe()["embedder"]["model"] == "fake"
+    client.close()

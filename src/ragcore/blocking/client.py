@@ -390,11 +390,11 @@ class RAG:
 
     def health(self) -> Health:
         """Check the client and its dependencies. See `ragcore.RAG.health`."""
-        return self._call(lambda rag: rag.health(), self._rag.settings.health_timeout)
+        return self._checked(lambda rag: rag.health())
 
     def describe(self) -> dict[str, Any]:
         """Return versions, settings, database, role, schema and counts, without secrets. See `ragcore.RAG.describe`."""
-        return self._call(lambda rag: rag.describe(), self._rag.settings.health_timeout)
+        return self._checked(lambda rag: rag.describe())
 
     def stats(self) -> Stats:
         """Return a snapshot of policies, pools, caches and calls. See `ragcore.RAG.stats`."""
@@ -421,6 +421,12 @@ class RAG:
     def _call(self, fn: Callable[[asynchronous.RAG], Awaitable[T]], seconds: float | None) -> T:
         deadline = self._ready(seconds)
         return background.call(lambda: _within(deadline, fn(self._rag)), deadline)
+
+    def _checked(self, fn: Callable[[asynchronous.RAG], Awaitable[T]]) -> T:
+        """Run a health check. It limits its own time, which begins after the start of the client, and its result says what did not respond."""
+        seconds = self._rag.settings.health_timeout
+        self._ready(seconds)
+        return background.call(lambda: fn(self._rag), ThreadDeadline(seconds + END_SECONDS))
 
     def _now(self, fn: Callable[[asynchronous.RAG], T]) -> T:
         async def run() -> T:
