@@ -201,6 +201,8 @@ async def test_many_texts_are_sent_in_batches_and_only_the_refused_one_fails(
 async def test_missing_settings_are_reported_when_the_component_is_created() -> None:
     with pytest.raises(ConfigurationError, match="dimension"):
         OpenAIEmbedder("unknown", api_key="k")
+    with pytest.raises(ConfigurationError, match="encoding_format, which ragcore sets itself"):
+        OpenAIEmbedder("text-embedding-3-small", api_key="none", parameters={"encoding_format": "float"})
     with pytest.raises(ConfigurationError, match="OPENAI_API_KEY"):
         OpenAIEmbedder("text-embedding-3-small")
     with pytest.raises(ConfigurationError, match="OPENAI_API_KEY"):

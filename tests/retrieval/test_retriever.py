@@ -10,6 +10,7 @@ import pytest
 
 from ragcore import (
     ConfigurationError,
+    Degradation,
     Diagnosis,
     Document,
     EmbeddingError,
@@ -27,6 +28,7 @@ from ragcore import (
     Vectors,
     meta,
 )
+from ragcore.protocols import Scores, Vector
 from ragcore.resilience import Bulkhead, Policy, deadline
 from ragcore.testing import Fail, FakeEmbedder, FakeStore, Slow, VirtualLoop
 from ragcore.types import Kind
@@ -290,6 +292,21 @@ async def test_the_similarity_report_does_not_apply_the_threshold(retriever: Ret
     assert "no documents" in (await retriever.similarity("deductible", tenant="nobody")).verdict
 
 
+async def test_a_similarity_report_whose_documents_are_deleted_meanwhile_has_no_scores() -> None:
+    class Emptied(FakeStore):
+        async def scores(self, vector: Vector, /, *, tenant: str, limit: int | None = None) -> Scores:
+            await self.delete([document.id for document in DOCUMENTS], tenant=tenant)
+            return await super().scores(vector, tenant=tenant, limit=limit)
+
+    embedder, store = FakeEmbedder(), Emptied()
+    async with Retriever(embedder=embedder, store=store) as retriever:
+        await Ingestor(embedder=embedder, store=store).add(DOCUMENTS, tenant="m")
+        report = await retriever.similarity("What is my deductible?", tenant="m")
+    assert len(report.retrieval.passages) == 2
+    assert (report.quantiles, report.histogram, report.passing) == ({}, (), 0)
+    assert "no embedded chunks any more" in report.verdict
+
+
 async def test_before_start_it_says_so() -> None:
     with pytest.raises(NotOpen):
         await Retriever(store=FakeStore(), mode="text").retrieve("q", tenant="m")
@@ -356,3 +373,27 @@ async def test_a_store_that_can_not_search_by_text_does_not_hide_an_embedder_tha
         embedder.faults.always(None)
         with pytest.raises(Unsupported):  # here the caller asked for this mode
             await retriever.retrieve("deductible", tenant="m", mode="text")
+
+
+async def test_degradations_of_the_store_are_reported_for_each_kind_of_search() -> None:
+    degradation = Degradation("search", "one shard is down", "the other shards", error="StoreError")
+
+    class Sharded(FakeStore):
+        async def search(self, query: Query, /) -> Found:
+            return Found(await super().search(query), degraded=(degradation,))
+
+    embedder, store = FakeEmbedder(), Sharded()
+    async with Retriever(embedder=embedder, store=store) as retriever:
+        await Ingestor(embedder=embedder, store=store).add(DOCUMENTS, tenant="m")
+        vector = (await embedder.embed(["deductible"], kind="query"))[0]
+        found = await retriever.retrieve("deductible", tenant="m")
+        by_vector = await retriever.retrieve_by_vector(vector, tenant="m")
+        report = await retriever.similarity("deductible", tenant="m")
+    assert found.degraded == by_vector.degraded == report.retrieval.degraded == (degradation,)
+
+
+async def test_shared_tenants_that_can_be_read_only_once_are_refused(retriever: Retriever) -> None:
+    """A client plans a search more than once; the second time, an iterator would name no tenants."""
+    for wrong in (iter(["plans"]), (name for name in ["plans"])):
+        with pytest.raises(InvalidInput, match="a sequence of tenants"):
+            await retriever.retrieve("deductible", tenant="m", shared=wrong)  # type: ignore[arg-type]

@@ -29,6 +29,7 @@ from ragcore import (
 )
 from ragcore.explore import Labelled, thresholds
 from ragcore.testing import FakeEmbedder
+from ragcore.text.redacting import MOST_FLOWS, Redacting
 from ragcore.text.redaction import KINDS, Redacted
 from ragcore.types import Prompt
 
@@ -294,6 +295,15 @@ async def test_text_before_a_failure_of_a_stream_is_restored(degrade: bool) -> N
             with pytest.raises(ragcore.GenerationError) as caught:
                 await stream.answer()
     assert caught.value.partial_text == f"call {CANARIES['phone']}"
+
+
+async def test_each_tenant_keeps_its_threads_for_redaction_up_to_the_limit() -> None:
+    redacting = Redacting()
+    tenants = [f"tenant {number}" for number in range(MOST_FLOWS)]
+    threads = [redacting._of(tenant) for tenant in tenants]
+    assert [redacting._of(tenant) for tenant in tenants] == threads
+    redacting._of("another")
+    assert len(redacting._threads) == MOST_FLOWS
 
 
 def broken(text: str) -> str:

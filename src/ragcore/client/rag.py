@@ -391,6 +391,7 @@ class RAG(Part):
             call.stage = "search"
             wanted = cast("VectorOptions", {name: value for name, value in options.items() if name != "timeout"})
             retrieval = await self._retriever.retrieve_by_vector(vector, tenant=call.tenant, **wanted)
+            call.findings.searched(retrieval)
             call.passages = len(retrieval.passages)
             return retrieval
 

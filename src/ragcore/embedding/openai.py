@@ -13,7 +13,7 @@ from openai import AsyncOpenAI
 
 from ragcore.embedding.coalescer import Coalescer
 from ragcore.embedding.vectors import check_vectors
-from ragcore.errors import ConfigurationError, EmbeddingError
+from ragcore.errors import ConfigurationError, EmbeddingError, InvalidInput
 from ragcore.lifecycle.part import Part
 from ragcore.protocols import Vector
 from ragcore.resilience import Failure, Policy, RetryPolicy
@@ -116,7 +116,7 @@ class OpenAIEmbedder(Part):
         self._parameters = {
             **({} if encoding_format is None else {"encoding_format": encoding_format}),
             **({"dimensions": self.dimension} if (shortens if dimensions is None else dimensions) else {}),
-            **check_parameters(parameters, "parameters", own=OWN),
+            **check_parameters(parameters, "parameters", own=OWN | {"encoding_format"}),
         }
         self._extra_body = check_parameters(extra_body, "extra_body", own=OWN)
         self._dialect = Dialect(model)
@@ -147,6 +147,8 @@ class OpenAIEmbedder(Part):
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
         """Return a (len(texts), dimension) float32 array in the order of `texts`. See `Embedder.embed`."""
         owner = self._check_open()
+        if isinstance(texts, str):
+            raise InvalidInput("texts is a single str: pass a list")
         breaker = self.policy.breaker(self._key)
         if breaker is not None:
             breaker.check()  # check before the wait for a shared request; the breaker is checked again when the request is sent
@@ -303,5 +305,5 @@ def _vector(embedding: object) -> Vector:
         if isinstance(embedding, str):
             return np.frombuffer(base64.b64decode(embedding, validate=True), dtype="<f4").astype(np.float32)
         return np.asarray(embedding, dtype=np.float32)
-    except (binascii.Error, TypeError, ValueError):
+    except (binascii.Error, TypeError, ValueError, OverflowError):
         raise Undecodable("an embedding is neither numbers nor base64") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ragcore.embedding.vectors import check_vectors
-from ragcore.errors import EmbeddingError, RagcoreError
+from ragcore.errors import EmbeddingError, InvalidInput, RagcoreError
 from ragcore.lifecycle.part import Part
 from ragcore.protocols import Embedder, Vector, Vectors
 from ragcore.resilience import Bulkhead, Policy
@@ -83,6 +83,8 @@ class _SyncEmbedder(Part):
 
     async def embed(self, texts: Sequence[str], /, *, kind: Kind) -> Vector:
         self._check_open()
+        if isinstance(texts, str):
+            raise InvalidInput("texts is a single str: pass a list")
         encode, batch = self._encode[kind], list(texts)
         try:
             vectors = await self.policy.call(lambda: self._threads.run(lambda: encode(batch)))

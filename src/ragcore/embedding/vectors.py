@@ -23,7 +23,7 @@ def check_vectors(vectors: Vectors | Sequence[Vector], /, *, count: int, dimensi
     """
     try:
         array = np.asarray(vectors, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise EmbeddingError(
             f"{model} returned something that is not {count} vectors of numbers", dependency=model, stage="embed"
         ) from error
@@ -58,7 +58,7 @@ def check_vector(vector: Vector | Sequence[float], /, *, dimension: int | None) 
     """
     try:
         array = np.asarray(vector, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput("the vector does not consist of numbers") from error
     if array.ndim != 1 or array.size == 0 or (dimension is not None and len(array) != dimension):
         wanted = "one dimension" if dimension is None else f"({dimension},)"

@@ -240,7 +240,7 @@ class Retriever(Part):
             empty = None if found else await explain_empty(self.store, query, found)
             found = near_the_best(found, plan.relative_threshold)
         return plan.retrieval(
-            found, empty=empty, degraded=(), timings=watch.timings(), usage=Usage(), duplicates=duplicates
+            found, empty=empty, degraded=found.degraded, timings=watch.timings(), usage=Usage(), duplicates=duplicates
         )
 
     @spelled_out(SimilarityOptions)
@@ -290,7 +290,7 @@ class Retriever(Part):
             empty = None if found else await explain_empty(self.store, query, found)
             operation.note(passages=found)
         found[:] = _with_text_scores(found, by_text)
-        retrieval = plan.retrieval(found, empty=empty, degraded=(), timings=watch.timings(), usage=usage)
+        retrieval = plan.retrieval(found, empty=empty, degraded=found.degraded, timings=watch.timings(), usage=usage)
         return report_similarity(retrieval, scores=scores, counts=counts, score_threshold=plan.score_threshold)
 
     def _used(self, query: str, watch: Stopwatch) -> Usage:

@@ -57,8 +57,9 @@ def _histogram(scores: Vector) -> tuple[tuple[float, float, int], ...]:
 
 
 def _verdict(retrieval: Retrieval, scores: Vector, counts: Counts, threshold: float | None, passing: int) -> str:
-    if retrieval.empty is not None and not len(scores):
-        return retrieval.empty.message
+    if not len(scores):
+        deleted = "the tenant has no embedded chunks any more: they were deleted while the report was made"
+        return deleted if retrieval.empty is None else retrieval.empty.message
     best = float(scores[0])
     missing = (
         f" {counts.not_embedded:,} chunks are not embedded, so vector search can't find them."

@@ -39,7 +39,7 @@ class Redacting:
     def _of(self, flow: str) -> Threads:
         if flow not in self._threads:
             idle = [name for name, threads in self._threads.items() if not threads.places.inside]
-            for name in idle[: len(self._threads) + 1 - MOST_FLOWS]:
+            for name in idle[: max(0, len(self._threads) + 1 - MOST_FLOWS)]:
                 del self._threads[name]
             # All groups of threads are in use: further tenants share the threads of the first tenant.
             if len(self._threads) >= MOST_FLOWS:

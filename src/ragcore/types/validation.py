@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import get_args
 from uuid import UUID
 
@@ -208,9 +208,10 @@ def check_shared(shared: Iterable[object], /) -> tuple[str, ...]:
     """Return the names of shared tenants, each once.
 
     Raises:
-        InvalidInput: it is one str instead of a sequence, a name is invalid, or there are over 16 names.
+        InvalidInput: it is one str or an iterator instead of a sequence, a name is invalid, or there are over 16 names.
     """
-    if isinstance(shared, str | bytes) or not isinstance(shared, Iterable):
+    # An iterator can be read only once, and a client plans a search more than once.
+    if isinstance(shared, str | bytes | Iterator) or not isinstance(shared, Iterable):
         raise InvalidInput(f"shared is {shared!r}: it must be a sequence of tenants, such as ('plans-2026',)")
     names = tuple(dict.fromkeys(map(check_tenant, shared)))
     if len(names) > MOST_SHARED:

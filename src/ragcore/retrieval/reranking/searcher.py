@@ -241,7 +241,7 @@ def _checked(scores: object, count: int, name: str) -> NDArray[np.float64]:
     problem = ""
     try:
         made = np.asarray(scores, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         made, problem = np.zeros(0), f"{type(scores).__name__}, not numbers"
     if not problem and made.shape != (count,):
         problem = f"scores of shape {made.shape} for {count} texts"
