@@ -19,7 +19,7 @@ import ragcore
 from ragcore import RAG, Document, Passage, Query, Retriever, Settings, StoreError
 from ragcore.operating.health import HealthCheck
 from ragcore.operating.memory import Memory, read_memory
-from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Hang, fake_rag
+from ragcore.testing import Fail, FakeEmbedder, FakeGenerator, FakeStore, Hang, VirtualLoop, fake_rag
 
 pytestmark = pytest.mark.anyio
 CANARY = "sup3r-s3cret-canary"
@@ -114,6 +114,30 @@ async def test_health_is_in_time_and_cached_when_nothing_responds() -> None:
             assert re.search("no answer within 0.1 s|the deadline passed", health.details["database"]["reason"])
             assert await rag.health() is health
             assert await rag.describe()
+
+
+def test_several_checks_at_once_take_the_time_of_one_although_nothing_responds() -> None:
+    async def check() -> list[float]:
+        store, took = FakeStore(), []
+        rag = RAG(
+            retriever=Retriever(embedder=FakeEmbedder(), store=store),
+            generator=FakeGenerator(),
+            settings=Settings(health_timeout=2.0, watchdog=False),
+        )
+
+        async def one() -> None:
+            began = anyio.current_time()
+            await rag.health()
+            took.append(anyio.current_time() - began)
+
+        async with rag:
+            store.faults.always(Hang())
+            async with anyio.create_task_group() as group:
+                for _ in range(5):
+                    group.start_soon(one)
+        return took
+
+    assert max(anyio.run(check, backend_options={"loop_factory": VirtualLoop})) < 2.5
 
 
 async def test_a_client_that_is_not_open_is_unhealthy() -> None:

@@ -103,7 +103,8 @@ class HealthCheck:
             ready=checks["database"][0] != "unhealthy" and checks["rag_service"][0] != "unhealthy",
             details={name: details for name, (_, details) in checks.items()},
         )
-        self._last = (now, health)
+        # The age counts from the end of the check: a check that took longer than a second would otherwise be too old for the callers that waited for it.
+        self._last = (anyio.current_time(), health)
         return health
 
     async def _memory(self, limit_mb: float | None) -> tuple[Status, dict[str, Any]]:
