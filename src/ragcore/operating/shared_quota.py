@@ -31,6 +31,8 @@ logger: logging.Logger = logging.getLogger("ragcore")
 
 # Seconds that a call waits for the database. After that, the counts of this process decide.
 ADMIT_SECONDS = 1.0
+# If a call has less time for the database than this, a failure says nothing about the database.
+LEAST_ADMIT_SECONDS = 0.05
 # If a call has not given its place back this many seconds after its deadline, its process has probably ended. Then it no longer counts as running.
 LEASE_SECONDS = 5.0
 # After a failure, neither calls nor background writes send a statement for this many seconds.
@@ -114,10 +116,12 @@ class SharedQuota:
                     sent, self._limits, tenant=call.tenant, call=call.id, seconds=call.remaining() + LEASE_SECONDS
                 )
         except Exception as error:
-            self._pause(error)
+            if seconds >= LEAST_ADMIT_SECONDS:
+                self._pause(error)
             return
         if allowance is None:
-            self._pause(None)
+            if seconds >= LEAST_ADMIT_SECONDS:
+                self._pause(None)
             return
         ledger.confirm(sent)
         # The database's counts don't contain the use of calls that have ended meanwhile.
@@ -203,7 +207,7 @@ class SharedQuota:
         if now - self._warned >= WARN_SECONDS:
             self._warned = now
             why = str(error) if isinstance(error, RagcoreError) else type(error).__name__
-            why = f"no response from the database within {ADMIT_SECONDS:g} s" if error is None else why
+            why = "no response from the database in time" if error is None else why
             logger.warning(
                 "shared limits are not available; this process applies the limits to its own calls only: %s", why
             )
