@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -295,6 +296,42 @@ async def test_text_before_a_failure_of_a_stream_is_restored(degrade: bool) -> N
             with pytest.raises(ragcore.GenerationError) as caught:
                 await stream.answer()
     assert caught.value.partial_text == f"call {CANARIES['phone']}"
+
+
+async def test_an_original_with_a_line_end_is_restored_in_a_structured_answer() -> None:
+    class Replying(Recording):
+        def _text(self, prompt: Prompt) -> str:
+            return json.dumps({"answer": "It is [CARD 1] [1].", "data": {"card": "[CARD 1]"}})
+
+    card = "4111 1111\n1111 1111"
+    rag = ragcore.RAG(
+        retriever=Retriever(store=MemoryStore(), embedder=FakeEmbedder()),
+        generator=Replying(),
+        settings=Settings(redact=Redaction(reversible=True), watchdog=False),
+    )
+    async with rag:
+        await rag.add([Document("d", f"The card is {card}.")], tenant=TENANT)
+        schema = {"type": "object", "properties": {"card": {"type": "string"}}}
+        answer = await rag.ask("What is the card?", tenant=TENANT, schema=schema, degrade=False)
+    assert (answer.text, answer.data) == (f"It is {card} [1].", {"card": card})
+
+
+@pytest.mark.parametrize("reversible", [False, True])
+def test_patterns_that_match_overlapping_texts_leave_none_of_them(reversible: bool) -> None:
+    text = "Name: M12 Ann Lee\nNext: M13"
+    for patterns in ({"member": r"M\d+", "name": "Name: .*"}, {"name": "Name: .*", "member": r"M\d+"}):
+        texts = Redacted(Redaction((), patterns=patterns, reversible=reversible), [text])
+        hidden = texts.redact(text)
+        assert not any(word in hidden for word in ("Ann", "Lee", "M12", "M13"))
+        assert hidden.count("NAME") == 1
+        if reversible:
+            assert texts.restore(hidden) == text
+    # The end of the first match is the beginning of the second.
+    texts = Redacted(Redaction((), patterns={"a": "1b2", "b": ".c3"}, reversible=reversible), [])
+    hidden = texts.redact("-1b2c3-")
+    assert hidden == ("-[A 1][B 1]-" if reversible else "-[A][B]-")
+    if reversible:
+        assert texts.restore(hidden) == "-1b2c3-"
 
 
 async def test_each_tenant_keeps_its_threads_for_redaction_up_to_the_limit() -> None:

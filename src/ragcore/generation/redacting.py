@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ragcore.errors import RagcoreError
+from ragcore.generation.extractive import MODEL
 from ragcore.protocols import Generator
 from ragcore.text.redacting import Redacting
 from ragcore.text.redaction import Redact, Redacted
@@ -31,7 +32,7 @@ class RedactingGenerator:
         """Call the generator's `generate` with the redacted prompt."""
         hidden, texts = await self._redacting.run(self._redact, lambda: _hidden(prompt, self._redact))
         with _Restoring(texts):
-            return _restored(await self.generator.generate(hidden), texts)
+            return _restored(await self.generator.generate(hidden), texts, hidden)
 
     @asynccontextmanager
     async def stream(self, prompt: Prompt, /) -> AsyncIterator[AsyncIterator[str | Generation]]:
@@ -39,7 +40,7 @@ class RedactingGenerator:
         hidden, texts = await self._redacting.run(self._redact, lambda: _hidden(prompt, self._redact))
         with _Restoring(texts):
             async with self.generator.stream(hidden) as pieces:
-                yield _Pieces(pieces, texts) if texts.originals else pieces
+                yield _Pieces(pieces, texts, hidden) if texts.originals else pieces
 
 
 def _hidden(prompt: Prompt, redact: Redact) -> tuple[Prompt, Redacted]:
@@ -104,13 +105,15 @@ def _texts(prompt: Prompt) -> list[str]:
     return texts
 
 
-def _restored(generation: Generation, texts: Redacted) -> Generation:
+def _restored(generation: Generation, texts: Redacted, prompt: Prompt) -> Generation:
     if not texts.originals:
         return generation
+    # The reply to a prompt with a schema is JSON; a quotation is not.
+    in_json = prompt.schema is not None and generation.model != MODEL
     # The positions of quotations have changed. With None, `find_citations` searches for them again.
     return replace(
         generation,
-        text=texts.restore(generation.text),
+        text=texts.restore(generation.text, in_json=in_json),
         reasoning=texts.restore(generation.reasoning),
         quotations=None,
     )
@@ -133,9 +136,10 @@ class _Restoring:
 class _Pieces:
     """The pieces with the originals restored. A placeholder may arrive in several pieces: its beginning is held back until its end arrives."""
 
-    def __init__(self, pieces: AsyncIterator[str | Generation], texts: Redacted) -> None:
+    def __init__(self, pieces: AsyncIterator[str | Generation], texts: Redacted, prompt: Prompt) -> None:
         self._pieces = pieces
         self._texts = texts
+        self._prompt = prompt
         self._held = ""
         self._last: Generation | None = None
 
@@ -150,7 +154,7 @@ class _Pieces:
             with _Restoring(self._texts):  # a reader that leaves the stream without the error would not get it restored
                 piece = await anext(self._pieces)
             if isinstance(piece, Generation):
-                restored = _restored(piece, self._texts)
+                restored = _restored(piece, self._texts, self._prompt)
                 if not self._held:
                     return restored
                 self._last, rest = restored, self._held

@@ -6,6 +6,7 @@ an address. They don't find a name or a diagnosis; to remove those, pass your ow
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -144,9 +145,18 @@ class Redacted:
         assert isinstance(self._redact, Redaction)
         return _replaced(text, self._redact.places(text), self._placeholder)
 
-    def restore(self, text: str) -> str:
-        """Return the text with the original values instead of their placeholders."""
-        return PLACEHOLDER.sub(lambda match: self.originals.get(match[0], match[0]), text) if self.originals else text
+    def restore(self, text: str, *, in_json: bool = False) -> str:
+        """Return the text with the original values instead of their placeholders.
+
+        Args:
+            in_json: whether the placeholders stand in strings of JSON, where a line end or a quotation mark must be escaped.
+        """
+
+        def original(match: re.Match[str]) -> str:
+            found = self.originals.get(match[0], match[0])
+            return json.dumps(found, ensure_ascii=False)[1:-1] if in_json else found
+
+        return PLACEHOLDER.sub(original, text) if self.originals else text
 
     def held_back(self, text: str) -> int:
         """Return the position of an incomplete placeholder at the end of a text; the text's length if there is none."""
@@ -205,7 +215,10 @@ def _where(error: BaseException) -> str:
 def _replaced(text: str, places: Iterable[tuple[int, int, str]], placeholder: Callable[[str, str], str]) -> str:
     parts, end = [], 0
     for start, stop, name in places:
-        parts += [text[end:start], placeholder(name, text[start:stop])]
+        if stop <= end:  # within the place before: a user's pattern may match around text that another kind has matched
+            continue
+        begin = max(start, end)
+        parts += [text[end:begin], placeholder(name, text[begin:stop])]
         end = stop
     return "".join([*parts, text[end:]])
 
