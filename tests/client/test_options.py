@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import ragcore
-from ragcore import Document, InvalidInput, Retriever, blocking
+from ragcore import RAG, Config, Document, InvalidInput, Retriever, blocking
 from ragcore.client.options import AskOptions, RetrieveOptions, TimedSimilarityOptions
 from ragcore.testing import FakeEmbedder, FakeGenerator, FakeStore, fake_rag
 
@@ -80,3 +80,15 @@ async def test_false_is_no_threshold_and_never_zero() -> None:
         with pytest.raises(InvalidInput, match="score_threshold is True"):
             await rag.retrieve("zebra", tenant="m", score_threshold=True)
     assert ragcore.Config(score_threshold=False).score_threshold is False
+
+
+def test_an_own_component_is_used_although_it_is_empty() -> None:
+    """A store with `__len__` is false while it is empty."""
+
+    class Sized(FakeStore):
+        def __len__(self) -> int:
+            return 0
+
+    store = Sized()
+    rag = RAG.from_config(Config(), embedder=FakeEmbedder(), store=store, generator=FakeGenerator())
+    assert rag.retriever.store is store

@@ -180,10 +180,11 @@ class RAG(Part):
             ConfigurationError: a setting is invalid, or an extra, a model or a key is missing.
         """
         policies = policies or Policies()
-        given = embedder or make_embedder(config, policies)
-        searcher = store or make_store(config, policies, given)
-        embedder = embedder or cached(given, config, searcher)
-        reranker = reranker or make_reranker(config, policies)
+        # Compare with None: a component with `__len__` is false while it is empty.
+        given = make_embedder(config, policies) if embedder is None else embedder
+        searcher = make_store(config, policies, given) if store is None else store
+        embedder = cached(given, config, searcher) if embedder is None else embedder
+        reranker = make_reranker(config, policies) if reranker is None else reranker
         if reranker is not None:
             policy = policies.reranking if policy_of(reranker) is None else None
             searcher = RerankedSearcher(searcher, reranker, candidates=config.rerank_candidates, policy=policy)
@@ -211,7 +212,7 @@ class RAG(Part):
             )
         return cls(
             retriever=retriever,
-            generator=generator or make_generator(config, policies),
+            generator=make_generator(config, policies) if generator is None else generator,
             ingestor=ingestor,
             settings=config.settings,
         )
