@@ -184,6 +184,23 @@ async def test_a_question_waits_a_tenth_of_its_time_and_with_little_time_does_no
     assert len(store.vectors) == 2
 
 
+async def test_a_write_that_ends_after_a_tenant_was_erased_leaves_no_vector() -> None:
+    store = Shared()
+    store.free = anyio.Event()
+    async with process(store, FakeEmbedder()) as embedder:
+        with flow("t"):
+            await embedder.embed(["a"], kind="query")
+        with anyio.fail_after(5):
+            while "keep" not in store.statements:
+                await anyio.sleep(0)
+        # As `delete_tenant` does it, while the write is under way.
+        embedder.clear(tenant="t")
+        await store.clear_cached_vectors(tenant="t")
+        store.free.set()
+        await written(embedder)
+    assert store.vectors == {}
+
+
 async def test_a_write_that_fails_reaches_no_question() -> None:
     store, inner = Shared(), FakeEmbedder()
     async with process(store, inner) as embedder:

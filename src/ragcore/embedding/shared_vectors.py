@@ -89,6 +89,8 @@ class SharedVectors(Part):
         self._waiting: OrderedDict[tuple[str, bytes], Vector] = OrderedDict()
         self._writing = False
         self._writes = 0
+        self._written = ""  # the tenant whose vectors are being written
+        self._erased = 0  # how often a tenant was forgotten while its vectors were being written
         self._hits = self._misses = 0
         self._again_at = self._warned = -math.inf
 
@@ -135,7 +137,8 @@ class SharedVectors(Part):
             self._writing = True
 
     def clear(self, *, tenant: str | None = None) -> None:
-        """Forget the vectors of a tenant (None: of all) that wait to be written. The database keeps its own."""
+        """Forget the vectors of a tenant (None: of all) that wait to be written. The database keeps its own, except those of a write that is under way."""
+        self._erased += tenant == self._written
         for waiting in list(self._waiting):
             if tenant is None or waiting[0] == tenant:
                 del self._waiting[waiting]
@@ -156,9 +159,12 @@ class SharedVectors(Part):
                 tenant = next(iter(self._waiting))[0]
                 some = [waiting for waiting in self._waiting if waiting[0] == tenant][:MOST_AT_ONCE]
                 vectors = {digest: self._waiting.pop((tenant, digest)) for _, digest in some}
+                self._written, erased = tenant, self._erased
                 try:
                     with anyio.move_on_after(WRITE_SECONDS) as limit:
                         await self.store.cache_vectors(vectors, tenant=tenant, seconds=self.ttl)
+                        if erased != self._erased:
+                            await self.store.clear_cached_vectors(tenant=tenant)
                         if self._writes % WRITES_PER_TRIM == 0:
                             size = next(iter(vectors.values())).nbytes + OVERHEAD
                             await self.store.trim_cached_vectors(most=self.max_bytes // size, at_once=TRIMMED_AT_ONCE)
@@ -169,7 +175,7 @@ class SharedVectors(Part):
                     if limit.cancelled_caught:
                         self._pause(None)
         finally:
-            self._writing = False
+            self._writing, self._written = False, ""
 
     def _digest(self, tenant: str, key: bytes) -> bytes:
         # The tenant has a fixed length here, so different parts never produce the same digest.
