@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import cast
 
 import anyio
 import asyncpg
@@ -18,6 +19,7 @@ from ragcore import NotOpen, PgVectorStore, Query
 from ragcore.resilience import Policy, deadline
 from ragcore.store import embedded, migrate
 from ragcore.store.embedded import supervisor
+from ragcore.store.postgres.connection import Connection, PooledConnection, compiling, connect
 from ragcore.store.postgres.dsn import parse
 from ragcore.store.postgres.pool import Pool
 from ragcore.testing import FaultProxy
@@ -42,6 +44,33 @@ async def admin(migrated: tuple[str, str]) -> AsyncIterator[asyncpg.Connection[a
     connection = await asyncpg.connect(migrated[1])
     yield connection
     await connection.close()
+
+
+async def test_connections_compile_no_statements(store: PgVectorStore) -> None:
+    """A server with LLVM would compile each search anew, which may take a second. The embedded server has no LLVM, so only the setting is checked."""
+
+    async def read(connection: PooledConnection) -> object:
+        return await connection.fetchval("show jit")
+
+    assert await store._collection.call(read, stage="search") == "off"
+
+
+async def test_a_connection_that_compiles_statements_is_a_warning(migrated: tuple[str, str]) -> None:
+    class WithLLVM:
+        """A connection to a server with LLVM, whose settings a pooler shares."""
+
+        def __init__(self, connection: Connection) -> None:
+            self._connection = connection
+
+        async def fetchval(self, statement: str) -> object:
+            return await self._connection.fetchval(statement.replace("pg_jit_available()", "true"))
+
+    async with connect(parse(migrated[0])) as connection:
+        assert await compiling(connection) == ()
+        (warning,) = await compiling(cast("Connection", WithLLVM(connection)))
+        assert 'run `alter role "ragcore" set jit = off`' in warning
+        await connection.execute("set jit = off")
+        assert await compiling(cast("Connection", WithLLVM(connection))) == ()
 
 
 async def outcomes(store: PgVectorStore, *, count: int = AT_ONCE, seconds: float = 8.0) -> collections.Counter[str]:

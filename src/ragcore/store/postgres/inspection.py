@@ -13,7 +13,7 @@ import asyncpg
 from ragcore.compat.private import transport_of
 from ragcore.errors import ConfigurationError
 from ragcore.protocols import Embedder
-from ragcore.store.postgres.connection import Connection
+from ragcore.store.postgres.connection import Connection, compiling
 from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.extension import Extension
 from ragcore.store.postgres.finding import Finding
@@ -74,7 +74,7 @@ class Inspection(Value):
         newest_migration: number of the newest migration of this version of ragcore.
         fingerprint: hash of tables, columns and types. Databases with the same fingerprint have the same schema. None without a schema.
         collections: schemas of all collections in the database.
-        notes: options of the DSN that the driver does not support.
+        notes: options of the DSN that the driver does not support, and settings that make searches slow.
         replicas: the state of each replica of the store.
     """
 
@@ -390,7 +390,7 @@ async def inspect(connection: Connection, address: Address, *, schema: str = "ra
         migration=migration,
         newest_migration=MIGRATIONS[-1][0],
         collections=tuple(row["collections"]),
-        notes=address.notes,
+        notes=(*address.notes, *await compiling(connection)),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 
 from ragcore.compat.private import transport_of
-from ragcore.store.postgres.connection import PooledConnection
+from ragcore.store.postgres.connection import PooledConnection, compiling
 from ragcore.store.postgres.dsn import Address
 from ragcore.store.postgres.finding import Finding
 from ragcore.store.postgres.index import MOST_INDEXED, MOST_INDEXED_WHOLE
@@ -84,7 +84,7 @@ async def look(connection: PooledConnection, address: Address, table: Table) -> 
         written=written,
         about_chunks=None if about < 0 else about,
         problems=tuple(problems),
-        notes=address.notes,
+        notes=(*address.notes, *await compiling(connection)),
     )
 
 

@@ -37,7 +37,7 @@ class TableInspection(Value):
         written: the columns that the store writes; () if it only reads.
         about_chunks: PostgreSQL's estimate of the number of chunks; None before the first ANALYZE.
         problems: the errors and warnings that the comparison found.
-        notes: options of the DSN that the driver does not support.
+        notes: options of the DSN that the driver does not support, and settings that make searches slow.
     """
 
     address: str
