@@ -33,6 +33,7 @@ from ragcore import (
 )
 from ragcore.store import claim
 from ragcore.store.postgres.table import propose
+from ragcore.store.postgres.table.values import tenant_of
 from ragcore.testing import FakeEmbedder
 from ragcore.testing.fakes import embed_words
 
@@ -467,6 +468,16 @@ ATTACKS = (
     "{" + uuid_of("t0") + "}",
     "urn:uuid:" + uuid_of("t0"),
 )
+
+
+def test_a_tenant_has_one_spelling() -> None:
+    """PostgreSQL reads both spellings of a UUID as one tenant. Limits, caches and the audit log would count them as two."""
+    name = uuid_of("a")
+    assert str(tenant_of(name, "uuid")) == name
+    with pytest.raises(InvalidInput, match=f"write it as {name}"):
+        tenant_of(name.upper(), "uuid")
+    with pytest.raises(InvalidInput, match="is not a UUID"):
+        tenant_of(name.replace("-", ""), "uuid")
 
 
 @pytest.mark.anyio

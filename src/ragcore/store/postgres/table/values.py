@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from ragcore.errors import InvalidInput
@@ -16,14 +17,17 @@ def tenant_of(tenant: str, type_: str) -> object:
     """Return the tenant as a value of its column.
 
     Raises:
-        InvalidInput: the tenant is not a value of the column's type. Only one spelling of an integer is accepted, so that no tenant has two names.
+        InvalidInput: the tenant is not a value of the column's type. Only one spelling of an integer or a UUID is accepted, so that no tenant has two names:
+            limits, caches and the audit log compare names.
     """
     if type_ == "uuid":
-        try:
-            if str(parsed := UUID(tenant)) == tenant.lower():
-                return parsed
-        except ValueError:
-            pass
+        parsed = None
+        with suppress(ValueError):
+            parsed = UUID(tenant)
+        if parsed is not None and str(parsed) == tenant:
+            return parsed
+        if parsed is not None and str(parsed) == tenant.lower():
+            raise InvalidInput(f"the tenant {tenant!r} is a UUID with capital letters: write it as {parsed}")
         raise InvalidInput(f"the tenant {tenant!r} is not a UUID, and the column of the tenants has that type")
     if type_ in INTEGER_BITS:
         number = _integer(tenant, INTEGER_BITS[type_])
