@@ -208,6 +208,13 @@ async def test_a_collection_is_copied_into_partitions(database: tuple[str, str])
         await unshare(database[1], "t1", schema="old")
         again = await copy_collection(database[1], source="old", target="new", role="ragcore")
         assert (again.documents, again.chunks, again.differing) == (1, 1, 0)
+        await old.upsert([embedded("late", "a late plan", hash="3")], tenant="t3")
+        async with PgVectorStore(database[0], schema="new") as new:
+            with pytest.raises(
+                ConfigurationError, match="1 documents of .new. differ.*ragcore copy --from old --to new"
+            ):
+                await new.hashes(None, tenant="t3")
+        assert await old.delete(["late"], tenant="t3") == 1
         asked = query("gold plan copay 3", tenant="t1", top_k=8)
         right = await old.search(asked)
     async with PgVectorStore(database[0], schema="new", exact_rows=0) as new:
@@ -218,6 +225,8 @@ async def test_a_collection_is_copied_into_partitions(database: tuple[str, str])
         assert await new.shared_tenants() == ["t0"]
         inspected = await new.inspect()
         assert (inspected.partitions, inspected.index_kind) == (4, "halfvec")
+    with pytest.raises(ConfigurationError, match="new is in use.*ragcore copy --from new --to old"):
+        await copy_collection(database[1], source="old", target="new", role="ragcore")
     with pytest.raises(ConfigurationError, match=r"has no partitions, not 4: .*ragcore copy --from old"):
         await made(database, kind="halfvec", schema="old")
 

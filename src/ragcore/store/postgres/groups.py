@@ -11,8 +11,14 @@ from ragcore.store.postgres.statements import SQL, filled, literal, quoted
 __all__ = ["link"]
 
 
-async def link(connection: Connection, source: str, target: str, role: str) -> None:
+async def link(connection: Connection, source: str, target: str, role: str, *, command: str) -> None:
     """Join two collections into a group. The source stays in use.
+
+    Args:
+        connection: a connection of the owner.
+        source, target: schemas of the collections.
+        role: the application's role.
+        command: the command that joins them, "reembed" or "copy", for the error's advice.
 
     Raises:
         ConfigurationError: the target is in use.
@@ -23,7 +29,7 @@ async def link(connection: Connection, source: str, target: str, role: str) -> N
         active = settings[source].get("active", source)
         if active == target:
             raise ConfigurationError(
-                f"the collection {target} is in use, and may be newer than {source}: run `ragcore reembed --from {target} --to {source}`"
+                f"the collection {target} is in use, and may be newer than {source}: run `ragcore {command} --from {target} --to {source}`"
             )
         members = dict.fromkeys([source, target])
         for one in settings.values():
@@ -41,5 +47,6 @@ async def link(connection: Connection, source: str, target: str, role: str) -> N
                 # Transferred documents keep the content hash of the model with which they were first embedded.
                 "former_literal": literal("\n".join(sorted(models))),
                 "lock": str(LOCK),
+                "command": command,
             }
             await connection.execute(filled(SQL["link"], placeholders))

@@ -179,7 +179,7 @@ async def _transfer(
                 index=index,
                 partitions=partitions,
             )
-            await link(connection, source, target, role)
+            await link(connection, source, target, role, command="copy" if embedder is None else "reembed")
             await copy_shared(connection, source, target)
             embed_text = settings.get("embed_text", "text")
             await connection.execute(

@@ -42,7 +42,7 @@ create or replace function {schema}.use_collection() returns void
         perform set_config('ragcore.counting', '', true);
         if differing > 0 then
             raise exception 'the collection % is in use, and % documents of {schema} differ from it', active, differing
-                using errcode = 'RC002', hint = format('run `ragcore reembed --from %s --to %s`', active, {schema_literal});
+                using errcode = 'RC002', hint = format('run `ragcore {command} --from %s --to %s`', active, {schema_literal});
         end if;
         foreach member in array string_to_array((select value from {schema}.setting where name = 'group'), ',') loop
             execute format('update %I.setting set value = %L where name = ''active''', member, {schema_literal});
