@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import anyio
 import asyncpg
 import pytest
 
@@ -54,6 +55,22 @@ async def test_the_application_removes_only_expired_documents(database: tuple[st
     await watcher.execute("set role pg_read_all_data")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await watcher.execute("select ragcore.remove_expired(10)")
+    await watcher.close()
+
+
+async def test_chunks_that_expire_while_facts_are_remembered_take_no_places(migrated: tuple[str, str]) -> None:
+    """The store remembers for a minute that a tenant has no expired documents. Documents that expire within that minute must not crowd out others."""
+    watcher = await asyncpg.connect(migrated[1])
+    async with PgVectorStore(migrated[0]) as store:
+        soon = datetime.now(UTC) + timedelta(seconds=3)
+        await store.upsert([expiring(embedded("x", "deductible"), soon, f"soon{n}") for n in range(250)], tenant="a")
+        kept = embedded("the rest", "the deductible of this plan, among many other words that make the text longer")
+        await store.upsert([kept], tenant="a")
+        asked = query("deductible", mode="text", top_k=5)
+        assert len(await ids(store, asked)) == 5
+        while not await watcher.fetchval("select clock_timestamp() > $1", soon):
+            await anyio.sleep(0.1)
+        assert await ids(store, asked) == ["the rest#0"]
     await watcher.close()
 
 

@@ -15,7 +15,7 @@ from ragcore.store.postgres.explanation import Explanation, explain_plan, explan
 from ragcore.store.postgres.index import partition_name
 from ragcore.store.postgres.passages import Scan, found_of, nearest, passage_of, ranked
 from ragcore.store.postgres.searches import adjacent_statement, chunks_statement
-from ragcore.store.postgres.tenants import Tenants
+from ragcore.store.postgres.tenants import REMEMBER_SECONDS, Tenants
 from ragcore.types import Passage
 from ragcore.types.validation import check_tenant
 
@@ -185,10 +185,12 @@ class Searching:
         return None if query.with_vectors and exactly is False else exactly
 
     async def _hides(self, connection: PooledConnection, tenant: str) -> bool:
-        """Whether the tenant has expired documents that are still stored."""
+        """Whether the tenant has expired documents that are still stored, or documents that expire while the answer is remembered."""
         known = self._tenants.hides_expired.get(tenant)
         if known is None:
-            known = bool(await connection.fetchval(self._collection.statement("has_expired", connection), tenant))
+            statement = self._collection.statement("has_expired", connection)
+            # The time of the answer is added: it is remembered from its arrival on.
+            known = bool(await connection.fetchval(statement, tenant, 1.5 * REMEMBER_SECONDS))
             self._tenants.hides_expired.put(tenant, known)
         return known
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ragcore.store.postgres.recent import Recent
 
-__all__ = ["Tenants"]
+__all__ = ["REMEMBER_SECONDS", "Tenants"]
 
 # The seconds for which a fact is remembered, and the largest number of tenants with remembered facts.
 REMEMBER_SECONDS = 60.0
@@ -19,7 +19,7 @@ class Tenants:
 
     Attributes:
         exactly: whether all vectors of the tenant are compared, because it is small.
-        hides_expired: whether the tenant has expired documents that are not removed yet.
+        hides_expired: whether the tenant has expired documents that are not removed yet, or documents that expire within the time of the fact.
         chunks: estimated number of the tenant's chunks.
         walks_on: whether a search of an existing table walks on through the index, because too few of its first chunks were the tenant's.
     """
