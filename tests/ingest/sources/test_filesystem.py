@@ -43,6 +43,25 @@ async def test_the_files_below_a_url_are_listed(memory: str) -> None:
         await names(FileSystemSource(f"memory:/{memory}/none"))
 
 
+async def test_a_file_with_the_name_of_its_folder_has_its_own_url() -> None:
+    system = fsspec.filesystem("memory")
+    root = os.urandom(4).hex()
+    system.pipe(f"/{root}/{root}/{root}", b"A text.")
+    system.pipe(f"/{root}/{root}.md", b"A text.")
+    try:
+        for url, name, address in (
+            (f"memory://{root}/{root}", root, f"memory://{root}/{root}/{root}"),
+            (f"memory://{root}/{root}/{root}", root, f"memory://{root}/{root}/{root}"),
+            (f"memory://{root}/{root}.md", f"{root}.md", f"memory://{root}/{root}.md"),
+            (f"memory://{root}", f"{root}.md", f"memory://{root}/{root}.md"),
+        ):
+            source = FileSystemSource(url)
+            found = {entry.id: entry async for entry in source.entries() if isinstance(entry, Entry)}
+            assert source.address(found[name]) == address, url
+    finally:
+        system.rm(f"/{root}", recursive=True)
+
+
 async def test_a_vanished_or_large_file_is_reported_and_no_copy_stays(memory: str, tmp_path: Path) -> None:
     source = FileSystemSource(f"memory:/{memory}")
     found = {entry.id: entry async for entry in source.entries() if isinstance(entry, Entry)}

@@ -65,6 +65,12 @@ async def test_each_row_is_a_document(dsn: str) -> None:
     assert bad[2][0] == "6"
 
 
+@pytest.mark.parametrize("value", ["'Infinity'::numeric", "1e5000::numeric", "array['-Infinity'::numeric]"])
+async def test_a_number_that_json_does_not_have_concerns_its_row_only(dsn: str, value: str) -> None:
+    found = await listed(dsn, f"select 1 as id, 'A' as text, {value} as price union all select 2, 'B', null")
+    assert [type(entry).__name__ for entry in found] == ["Unreadable", "Entry"]
+
+
 async def test_the_store_keeps_in_step_with_a_query(dsn: str, migrated: tuple[str, str]) -> None:
     owner = await asyncpg.connect(dsn)
     await owner.execute("insert into article select n, 'Text ' || n, 'T' from generate_series(10, 100) as n")

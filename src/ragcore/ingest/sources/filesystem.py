@@ -93,7 +93,14 @@ class FileSystemSource:
 
     def address(self, entry: Entry, /) -> str:
         """Return the URL of the file without secrets."""
-        return f"{self._address}/{entry.id}" if entry.id != self._address.rpartition("/")[2] else self._address
+        in_folder = f"{self._address}/{entry.id}"
+        if entry.id != self._address.rpartition("/")[2]:
+            return in_folder
+        # The URL is that of a file, or a file of the folder has the folder's name.
+        url = self._url.reveal() if isinstance(self._url, Secret) else self._url
+        core = require("fsspec.core", extra="sources", purpose="reading remote files")
+        is_below = entry.location and entry.location.rstrip("/") != str(core.strip_protocol(url)).rstrip("/")
+        return in_folder if is_below else self._address
 
     async def fetch(self, entry: Entry, /, *, into: Path) -> Path:
         """Copy the file into a temporary file.

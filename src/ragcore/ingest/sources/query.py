@@ -149,7 +149,7 @@ def _plain(column: str, value: Any) -> Any:
         case str():
             return storable(value)
         case Decimal():
-            return int(value) if value == value.to_integral_value() else float(value)
+            return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
         case datetime() | date() | time():
             return value.isoformat()
         case timedelta():
