@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ragcore import Document
+from ragcore import Document, events
 from ragcore.contrib import asgi
 from ragcore.rollout import Guard, Rollout
 from ragcore.testing import FakeGenerator, fake_rag
@@ -67,6 +67,24 @@ async def test_administrators_see_and_change_the_rollout(client: Client) -> None
     status, _, answer = await client("POST", "/debug/rollout/abort", None, x_user="ops!")
     assert status == 400
     assert "rolled_back" in json.loads(answer)["message"]
+
+
+async def test_the_audit_log_has_the_outcome_of_each_change(client: Client) -> None:
+    seen: list[events.Event] = []
+    unsubscribe = events.subscribe(seen.append, names=["audit"])
+    try:
+        for action in ("pause", "pause", "resume"):
+            await client("POST", f"/debug/rollout/{action}", None, x_user="ops!")
+        await client("POST", "/debug/rollout/abort", {"reason": ""}, x_user="ops!")
+    finally:
+        unsubscribe()
+    found = [(one.data["route"], one.data["outcome"]) for one in seen]
+    assert found == [
+        ("POST /debug/rollout/pause", "ok"),
+        ("POST /debug/rollout/pause", "InvalidInput"),
+        ("POST /debug/rollout/resume", "ok"),
+        ("POST /debug/rollout/abort", "InvalidInput"),
+    ]
 
 
 @pytest.mark.parametrize("body", [[], {"why": "x"}, {"reason": ""}, {"reason": 1}, b"{"])

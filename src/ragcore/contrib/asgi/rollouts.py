@@ -41,13 +41,25 @@ class RolloutRoutes:
         await exchange.respond(200, self._rollout.status().to_dict())
 
     async def change(self, exchange: Exchange, identity: Identity) -> None:
-        """Change the state. The body may contain the reason.
+        """Change the state. The body may contain the reason. The audit log has the outcome.
 
         Raises:
             Refused: the caller is not an administrator (status 403).
             InvalidInput: the body is invalid, or the state does not allow the change.
         """
         _check_admin(identity)
+        outcome = "cancelled"
+        try:
+            await self._change(exchange)
+            outcome = "ok"
+        except Exception as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            record("rollout", ALL_TENANTS, outcome=outcome)
+        await exchange.respond(200, self._rollout.status().to_dict())
+
+    async def _change(self, exchange: Exchange) -> None:
         action = next(name for name in ACTIONS if exchange.path.rstrip("/").endswith(f"/{name}"))
         asked = decoded(exchange.body) if exchange.body else {}
         if not isinstance(asked, dict):
@@ -56,9 +68,7 @@ class RolloutRoutes:
         reason = asked.get("reason", "by hand")
         if not isinstance(reason, str) or not 1 <= len(reason) <= MOST_REASON:
             raise InvalidInput(f"reason must be a text of 1 to {MOST_REASON} characters")
-        record("rollout", ALL_TENANTS)
         await self._rollout.change(action, reason)
-        await exchange.respond(200, self._rollout.status().to_dict())
 
 
 def _check_admin(identity: Identity) -> None:
