@@ -278,6 +278,27 @@ async def test_requests_without_a_valid_token_are_refused(served: Served, tmp_pa
             assert (await http.post(closed.url, json=body, headers=own)).status_code == 401
 
 
+@pytest.mark.parametrize("path", ["/", "/mcp/", "mcp"])
+async def test_a_path_may_be_written_with_or_without_slashes(tmp_path: Path, path: str) -> None:
+    own = {"Authorization": "Bearer acme-token"}
+    async with serving(tmp_path, path=path) as served, httpx2.AsyncClient() as http:
+        url = served.url.removesuffix("/mcp") + f"/{path.strip('/')}"
+        assert (await http.get(url, headers=own)).status_code == 405
+        assert (await http.get(f"{url}x", headers=own)).status_code == 404
+
+
+async def test_a_client_that_leaves_before_a_refusal_is_no_error() -> None:
+    scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": []}
+
+    async def receive() -> asgi.Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(_: asgi.Message) -> None:
+        raise ConnectionResetError
+
+    await mcp.app(fake_rag())(scope, receive, send)
+
+
 async def test_the_audit_log_names_the_caller_and_the_tool(served: Served) -> None:
     seen: list[events.Event] = []
     unsubscribe = events.subscribe(seen.append)

@@ -59,7 +59,7 @@ class _App:
         self, rag: RAG, authenticate: Authenticate | None, *, path: str, max_body: int, max_calls: int
     ) -> None:
         self._authentication = Authentication(authenticate)
-        self._path = path
+        self._path = f"/{path.strip('/')}".rstrip("/")
         self._max_body = max_body
         self._server = make_server(rag, _identity, max_calls=max_calls)
         self._manager: StreamableHTTPSessionManager | None = None
@@ -97,9 +97,10 @@ class _App:
         exchange = Exchange(scope, receive, noting)
         began = anyio.current_time()
         try:
-            await self._handle(exchange, scope, receive, noting)
-        except Refused as refused:
-            await exchange.respond(refused.problem.status, refused.problem.body, refused.problem.headers)
+            try:
+                await self._handle(exchange, scope, receive, noting)
+            except Refused as refused:
+                await exchange.respond(refused.problem.status, refused.problem.body, refused.problem.headers)
         except ClientGone:
             logger.debug("%s: the client has disconnected", exchange.where, exc_info=True)
         finally:
