@@ -19,6 +19,7 @@ import ragcore
 from ragcore import RAG, Document
 from ragcore.contrib import asgi
 from ragcore.generation import at_once
+from ragcore.lifecycle.part import Part
 from ragcore.testing import FakeEmbedder, FakeGenerator, FakeStore, Hang, Slow, fake_rag
 
 pytestmark = pytest.mark.anyio
@@ -197,6 +198,29 @@ async def test_lifespan_starts_and_closes_the_client() -> None:
 
     await app({"type": "lifespan"}, receive, send)
     assert sent == ["lifespan.startup.complete True", "lifespan.shutdown.complete False"]
+
+
+async def test_a_part_that_fails_to_start_closes_the_others_whatever_its_error() -> None:
+    """A server such as uvicorn would go on without a lifespan, and the client would never be closed."""
+    rag = fake_rag()
+
+    class Broken(Part):
+        async def _open(self) -> None:
+            raise OSError("no space left")
+
+    incoming = [{"type": "lifespan.startup"}]
+    sent: list[asgi.Message] = []
+
+    async def receive() -> asgi.Message:
+        return incoming.pop()
+
+    async def send(message: asgi.Message) -> None:
+        sent.append(message)
+
+    with pytest.raises(OSError, match="no space left"):
+        await asgi.app(rag, parts=[Broken()])({"type": "lifespan"}, receive, send)
+    assert not rag.is_open
+    assert sent == [{"type": "lifespan.startup.failed", "message": "OSError: no space left"}]
 
 
 @pytest.mark.parametrize(
@@ -484,6 +508,36 @@ async def test_the_middleware_decompresses_bodies(rag: RAG) -> None:
     served = Client(asgi.limit_body(asgi.app(rag, authenticate=authenticate)))
     body = gzip.compress(json.dumps({"messages": ASKED}).encode())
     assert (await served("POST", "/v1/chat/completions", body, x_user="m", content_encoding="gzip"))[0] == 200
+
+
+async def test_a_chunked_body_passes_the_middleware(rag: RAG) -> None:
+    """The middleware adds Content-Length, so it must remove Transfer-Encoding: both together are ambiguous."""
+    await rag.add([Document("d", "Your deductible is $1,500.")], tenant="m")
+    served = Client(asgi.limit_body(asgi.app(rag, authenticate=authenticate)))
+    chunked = {"x_user": "m", "transfer_encoding": "chunked"}
+    assert (await served("POST", "/chat", {"message": "deductible?"}, **chunked))[0] == 200
+    status, _, _ = await served("POST", "/chat", {"message": "deductible?"}, content_length="27", **chunked)
+    assert status == 400
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, zlib.compress])
+async def test_half_a_compressed_body_is_refused(packed: Any) -> None:
+    """Without this check, an application would get the first half of a text as if it were the whole."""
+    read: list[bytes] = []
+
+    async def app(scope: asgi.Message, receive: Any, send: Any) -> None:
+        read.append((await receive())["body"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    client = Client(asgi.limit_body(app))
+    body = packed(b"a text " * 1_000)
+    encoding = "gzip" if packed is gzip.compress else "deflate"
+    for cut in (body[:-1], body[: len(body) // 2], body[:3]):
+        status, _, answer = await client("POST", "/", cut, content_encoding=encoding)
+        assert (status, json.loads(answer)["error"]) == (400, "InvalidInput")
+    for whole in (body, b""):
+        assert (await client("POST", "/", whole, content_encoding=encoding))[0] == 200
+    assert read == [b"a text " * 1_000, b""]
 
 
 async def test_instructions_that_are_too_long_are_refused_with_the_reason(client: Client) -> None:

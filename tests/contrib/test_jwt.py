@@ -163,6 +163,21 @@ async def test_many_requests_at_once_fetch_the_keys_once(provider: Provider) -> 
     assert provider.asked == 1
 
 
+async def test_a_caller_that_leaves_does_not_stop_the_fetch(provider: Provider) -> None:
+    """Otherwise all requests of the next 30 s would get status 503, since the keys are fetched at most once in that time."""
+    authenticate = hook(provider)
+
+    async def ask() -> None:
+        await authenticate(scope(token()))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    assert await authenticate(scope(token()))
+    assert provider.asked == 1
+
+
 async def test_a_given_public_key_replaces_the_providers_address() -> None:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 

@@ -48,10 +48,10 @@ def limit_body(app: ASGIApp, /, *, most: int = MAX_BODY) -> ASGIApp:
                 return {"type": "http.request", "body": read.pop(), "more_body": False}
             return await receive()
 
-        # The application gets the decompressed body.
-        headers = [
-            (name, value) for name, value in scope["headers"] if name not in (b"content-encoding", b"content-length")
-        ]
+        # The application gets the decompressed body, whose length is known. If a request gave both headers of the length, it stays ambiguous.
+        both = {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}
+        left_out = {b"content-encoding", b"content-length"} | (set() if both else {b"transfer-encoding"})
+        headers = [(name, value) for name, value in scope["headers"] if name not in left_out]
         length = str(len(read[0])).encode()
         await app({**scope, "headers": [*headers, (b"content-length", length)]}, replayed, send)
 
@@ -76,53 +76,71 @@ async def body_of(exchange: Exchange, most: int, *, hold: Callable[[int], None] 
         raise too_large
     body = bytearray()
     received = 0
-    unpack = _unpacker(exchange.header("content-encoding"))
+    unpacker = _unpacker(exchange.header("content-encoding"))
     with anyio.move_on_after(READ_SECONDS):
         async with aclosing(exchange.pieces()) as pieces:
             async for piece in pieces:
                 received += len(piece)
                 before = len(body)
-                body += piece if unpack is None else unpack(piece, most + 1 - len(body))
+                body += piece if unpacker is None else unpacker.unpack(piece, most + 1 - len(body))
                 if hold is not None:
                     hold(len(body) - before)
                 if len(body) > most or received > most:
                     raise too_large
+        if unpacker is not None and received:
+            unpacker.check_end()
         return bytes(body)
     raise Refused(408, "RequestTimeout", f"the body did not arrive within {READ_SECONDS:g} s", {"Connection": "close"})
 
 
-def _unpacker(encoding: str) -> Callable[[bytes, int], bytes] | None:
-    """Return a function that decompresses a piece up to a number of bytes; None if the body is not compressed."""
+def _unpacker(encoding: str) -> _Unpacker | None:
+    """Return what decompresses a body; None if the body is not compressed."""
     name = encoding.strip().lower()
     if name in ("", "identity"):
         return None
     if name not in ("gzip", "x-gzip", "deflate"):
         raise Refused(415, "UnsupportedEncoding", "the body must be uncompressed, or compressed with gzip or deflate")
-    # Recognises the headers of both formats.
-    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)
-    begun = b""  # the first bytes after the end of a gzip member
+    return _Unpacker(name)
 
-    def unpack(piece: bytes, most: int) -> bytes:
-        nonlocal unpacker, begun
+
+class _Unpacker:
+    """Decompresses a body, piece by piece."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        # Recognises the headers of both formats.
+        self._member = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        self._begun = b""  # the first bytes after the end of a gzip member
+
+    def unpack(self, piece: bytes, most: int) -> bytes:
+        """Decompress a piece up to a number of bytes."""
         unpacked = bytearray()
-        piece = unpacker.unconsumed_tail + piece
+        piece = self._member.unconsumed_tail + piece
         try:
             while piece and len(unpacked) < most:
-                if unpacker.eof:
-                    piece = begun + piece
-                    begun = piece[:2]
-                    if begun != b"\x1f\x8b":  # it is padding, or only the first byte of another gzip member has arrived
+                if self._member.eof:
+                    piece = self._begun + piece
+                    self._begun = piece[:2]
+                    if (
+                        self._begun != b"\x1f\x8b"
+                    ):  # it is padding, or only the first byte of another gzip member has arrived
                         break
-                    begun = b""
-                    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # another gzip member follows: RFC 1952, 2.2
-                unpacked += unpacker.decompress(piece, max(1, most - len(unpacked)))
-                if not unpacker.eof:
+                    self._begun = b""
+                    self._member = zlib.decompressobj(zlib.MAX_WBITS | 32)  # another gzip member follows: RFC 1952, 2.2
+                unpacked += self._member.decompress(piece, max(1, most - len(unpacked)))
+                if not self._member.eof:
                     break
-                piece = unpacker.unused_data
+                piece = self._member.unused_data
         except zlib.error:
-            raise Refused(
-                400, "InvalidInput", f"the body can't be decompressed with {name}, the encoding that its header names"
+            raise self._refused(
+                f"can't be decompressed with {self._name}, the encoding that its header names"
             ) from None
         return bytes(unpacked)
 
-    return unpack
+    def check_end(self) -> None:
+        """Refuse a body that ends before the end of the compressed data. Its checksum is there, too."""
+        if not self._member.eof:
+            raise self._refused(f"ends before the end of its {self._name} data")
+
+    def _refused(self, what: str) -> Refused:
+        return Refused(400, "InvalidInput", f"the body {what}")

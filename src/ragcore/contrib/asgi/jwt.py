@@ -175,7 +175,8 @@ class _Keys:
         import httpx
 
         try:
-            with anyio.fail_after(FETCH_SECONDS):
+            # Shielded: if the caller disconnects, the keys are fetched nevertheless. They can't be fetched again for LEAST_SECONDS.
+            with anyio.fail_after(FETCH_SECONDS, shield=True):
                 async with (
                     httpx.AsyncClient(timeout=FETCH_SECONDS) as client,
                     client.stream("GET", self._url) as response,
@@ -187,7 +188,13 @@ class _Keys:
                         if len(body) > MOST_KEYS_BYTES:
                             raise ValueError("the response is too large")
             keys = self._jwt.PyJWKSet.from_json(body.decode()).keys
-        except (httpx.HTTPError, TimeoutError, ValueError, self._jwt.PyJWTError) as error:
+        except (
+            httpx.HTTPError,
+            TimeoutError,
+            ValueError,
+            AttributeError,
+            self._jwt.PyJWTError,
+        ) as error:  # AttributeError: the response is JSON of another shape
             logger.warning("keys could not be fetched from %s: %s", self._url, type(error).__name__)
             return
         self._known = {one.key_id: one.key for one in keys if one.public_key_use in (None, "sig")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
@@ -11,6 +12,8 @@ from ragcore.errors import RagcoreError
 from ragcore.lifecycle.part import Part
 
 __all__ = ["lifespan"]
+
+logger: logging.Logger = logging.getLogger("ragcore.asgi")
 
 
 def lifespan(app: ASGIApp, rag: RAG, /, *parts: Part) -> ASGIApp:
@@ -43,10 +46,21 @@ async def _live(parts: Sequence[Part], receive: Receive, send: Send) -> None:
             try:
                 for part in parts:
                     await part.start()
-            except RagcoreError as error:
-                await _close(parts)
-                await send({"type": "lifespan.startup.failed", "message": str(error)})
-                return
+            except Exception as error:  # a part may be the user's own
+                try:
+                    await _close(parts)
+                except Exception:
+                    logger.exception("closing failed, after the start had failed")
+                is_own = isinstance(error, RagcoreError)
+                await send(
+                    {
+                        "type": "lifespan.startup.failed",
+                        "message": str(error) if is_own else f"{type(error).__name__}: {error}",
+                    }
+                )
+                if is_own:
+                    return
+                raise
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             await _close(parts)
