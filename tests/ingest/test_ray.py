@@ -28,9 +28,11 @@ from tests.support.ray_ingest import DIMENSION, client, counted, embedder, made_
 
 import ragcore
 from ragcore import ConfigurationError, Document, IngestReport, InvalidInput, StoreError, Unreadable
+from ragcore.compat.private import ray_on_loopback
 from ragcore.explore import Labelled
 from ragcore.explore.ray import _labels
 from ragcore.ingest.ray import embed_dataset, ingest
+from ragcore.ingest.ray.cluster import cluster as cluster_of
 from ragcore.ingest.ray.coordinator import Coordinator, SharedRateLimiter, digest
 from ragcore.ingest.ray.engine import _of_ray
 from ragcore.ingest.ray.workers import BLOCK_DEATHS, MOST_DEATHS, Adder, Limits, table, unpacked
@@ -218,6 +220,22 @@ def test_an_address_without_a_cluster_is_one_clear_error(tmp_path: Path, address
     made_files(tmp_path, 50)
     with pytest.raises(ConfigurationError, match=re.escape(address)):
         ingest(tmp_path, tenant="a", client=client, address=address)
+
+
+def test_a_connection_to_this_machine_changes_nothing_for_a_later_one_to_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigurationError, match="127.0.0.1:9"):
+        with cluster_of("127.0.0.1:9", workers=None, purpose="a test"):
+            pass
+    assert name not in os.environ
+    constants = sys.modules["ray._private.ray_constants"]
+    before = constants.ENABLE_RAY_CLUSTER
+    with ray_on_loopback():
+        assert (os.environ[name], constants.ENABLE_RAY_CLUSTER) == ("0", False)
+    assert (os.environ.get(name), constants.ENABLE_RAY_CLUSTER) == (None, before)
 
 
 # With Ray

@@ -7,7 +7,9 @@ ragcore can't continue without it, an error names the missing name.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
+import os
 import random
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "executor_queue",
+    "ray_on_loopback",
     "ready_of",
     "request_is_under_way",
     "seeded",
@@ -35,6 +38,8 @@ __all__ = [
 ]
 
 logger: logging.Logger = logging.getLogger("ragcore")
+
+RAY_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 # asyncio
@@ -150,6 +155,36 @@ def silence_platform(sdk: openai.AsyncOpenAI, /) -> None:
             "private.missing: the SDK of OpenAI has no _platform, so its first request may block the event loop for a moment. Install openai 3"
         )
     sdk._platform = "Unknown"
+
+
+# Ray
+
+
+@contextmanager
+def ray_on_loopback() -> Iterator[None]:
+    """Make Ray, and the processes that it starts, listen on 127.0.0.1 only, and connect to 127.0.0.1 instead of the machine's address, for the block.
+
+    The processes read the environment. This process has read it when it imported Ray, so the constant is changed as well.
+
+    Source: `ray._private.ray_constants.ENABLE_RAY_CLUSTER`, as in Ray 2.60. Despite its name, the variable also works on Linux.
+    """
+    constants = importlib.import_module("ray._private.ray_constants")
+    known = getattr(constants, "ENABLE_RAY_CLUSTER", None)
+    if known is None:
+        _warn_once(
+            "private.missing: Ray has no ENABLE_RAY_CLUSTER, so it may listen on all interfaces. Install Ray 2.60"
+        )
+    variable = os.environ.get(RAY_VARIABLE)
+    os.environ[RAY_VARIABLE] = "0"
+    constants.ENABLE_RAY_CLUSTER = False  # type: ignore[attr-defined]  # a module has any attribute
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = known  # type: ignore[attr-defined]  # see above
+        if variable is None:
+            del os.environ[RAY_VARIABLE]
+        else:
+            os.environ[RAY_VARIABLE] = variable
 
 
 # anyio and trio

@@ -9,10 +9,11 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from ragcore.compat.extras import require
+from ragcore.compat.private import ray_on_loopback
 from ragcore.errors import ConfigurationError, DependencyError
 
 __all__ = ["cluster", "load"]
@@ -22,8 +23,6 @@ OBJECT_STORE_BYTES = 256 * 1024 * 1024
 CONNECT_SECONDS = 5.0
 # Without this variable, Ray sends usage data to its developers.
 NO_USAGE_DATA = {"RAY_USAGE_STATS_ENABLED": "0"}
-# Without this variable, Ray listens on all interfaces, and connects to the machine's address instead of 127.0.0.1. Despite its name, it also works on Linux.
-LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 LOOPBACK = ("127.", "localhost:", "[::1]:")
 
 
@@ -56,9 +55,6 @@ def cluster(address: str | None, *, workers: int | None, purpose: str) -> Iterat
         DependencyError: Ray could not be started on this machine.
     """
     named = address or os.environ.get("RAY_ADDRESS")
-    if named is None or named.startswith(LOOPBACK):
-        # Ray reads this variable when it is imported.
-        os.environ.update(LOOPBACK_ONLY)
     ray = load(purpose)
     if ray.is_initialized():
         if address is not None:
@@ -69,6 +65,13 @@ def cluster(address: str | None, *, workers: int | None, purpose: str) -> Iterat
         return
     if named is not None:
         _check_reachable(named)
+    on_loopback = named is None or named.startswith(LOOPBACK)
+    with ray_on_loopback() if on_loopback else nullcontext():
+        yield from _connected(ray, named, workers)
+
+
+def _connected(ray: Any, named: str | None, workers: int | None) -> Iterator[Any]:
+    """Connect to the cluster with an address, or start one on this machine; yield the module, and disconnect."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if named is None:
