@@ -251,6 +251,18 @@ async def test_a_page_or_a_json_answer_instead_of_a_stream_is_an_error(kind: str
         await asked(one)
 
 
+async def test_a_short_value_of_a_header_is_no_secret_and_changes_no_answer() -> None:
+    """The name of a tenant such as "40" would be removed from "$400", and the right answer would count as wrong."""
+    one = target(lambda _: httpx.Response(200, json={"answer": "The copay is $400."}), headers={"x-tenant": "40"})
+    assert (await asked(one))[0] == "The copay is $400."
+
+
+async def test_the_token_of_a_header_is_removed_without_its_scheme() -> None:
+    headers = {"Authorization": f"Bearer {SECRET}"}
+    one = target(lambda _: httpx.Response(200, json={"answer": f"you sent {SECRET}"}), headers=headers)
+    assert (await asked(one))[0] == "you sent [secret]"
+
+
 async def test_a_secret_in_an_answer_is_removed() -> None:
     one = target(
         lambda request: httpx.Response(200, json={"answer": f"you sent {request.headers['x-key']}"}),
