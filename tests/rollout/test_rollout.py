@@ -423,6 +423,38 @@ def test_a_small_share_is_shown_with_its_digits() -> None:
     assert status.lines()[0] == "r: running, share 0.5% of steps 0.5%, 25%, 100%"
 
 
+@pytest.mark.parametrize("side", ["stable", "candidate"])
+async def test_after_its_first_piece_a_stream_has_the_time_of_the_whole_call(side: str) -> None:
+    """The candidate's half of the time limits the wait for the first piece, and not the rest of the answer."""
+    slow = testing.FakeGenerator("One two three four five six seven [1].", token_latency=1.0)
+    async with testing.fake_rag() as one, testing.fake_rag(generator=slow) as other:
+        await other.add([_document()], tenant="a")
+        sides = (one, other) if side == "candidate" else (other, one)
+        share = float(side == "candidate")
+        async with Rollout(*sides, guard=PATIENT, share=share, shadow=Shadow(share=1e-6)) as rollout:
+            async with rollout.stream("What is the deductible?", tenant="a", timeout=10) as stream:
+                assert (await stream.answer()).text.startswith("One two three four five six seven")
+            await anyio.sleep(20)
+            assert getattr(rollout.status(), side).failed == 0
+
+
+async def test_a_stream_without_a_piece_in_its_time_is_late_and_not_hung() -> None:
+    store = testing.FakeStore()
+    async with testing.fake_rag() as stable, testing.fake_rag(store=store) as candidate:
+        for rag in (stable, candidate):
+            await rag.add([_document()], tenant="a")
+        store.faults.always(testing.Slow(7.0))
+        async with Rollout(stable, candidate, guard=PATIENT, **EVERYONE) as rollout:
+            async with rollout.stream("What is the deductible?", tenant="a", timeout=10) as stream:
+                assert (await stream.answer()).found
+            await anyio.sleep(20)
+            status = rollout.status().candidate
+            assert (status.calls, status.failed, status.hung) == (1, 1, 0)
+            assert rollout._owner is not None
+            assert rollout._owner.running == 0
+            assert candidate.inflight() == ()
+
+
 async def test_a_side_without_a_stream_is_refused() -> None:
     async with Rollout(Function("stable"), Function("candidate"), share=0.05) as rollout:
         with pytest.raises(Unsupported, match="no stream"):

@@ -164,8 +164,8 @@ class Rollout(Part, Generic[T]):
     ) -> AsyncIterator[RolloutStream]:
         """Answer a question in pieces. Both sides must be clients with `stream`.
 
-        Entering the block waits for the first piece of the answer. Until then, the stable side can take over. After the first piece, the whole answer comes
-        from one side, and an error of that side is raised.
+        Entering the block waits for the first piece of the answer. Until then, the stable side can take over; the candidate has half of the time for its first
+        piece. After the first piece, the whole answer comes from one side, which has the rest of the time, and an error of that side is raised.
 
         Raises:
             Unsupported: a side has no `stream`.
@@ -179,7 +179,7 @@ class Rollout(Part, Generic[T]):
             left = max(until - anyio.current_time(), 1e-3)
             return await first_piece(self._sides[side].stream(question, tenant=tenant, timeout=left, **options))
 
-        run = await self._first(call, tenant, until - anyio.current_time())
+        run = await self._first(call, tenant, until - anyio.current_time(), streams=True)
         stream = RolloutStream(run.value)
         try:
             yield stream
@@ -259,13 +259,16 @@ class Rollout(Part, Generic[T]):
             await sharing.stop()
         await self._parts.aclose()
 
-    async def _first(self, call: Callable[[Side, float], Awaitable[R]], tenant: str, seconds: float) -> Run[R]:
-        """Return the call of the first side that answers, by the deadline."""
+    async def _first(
+        self, call: Callable[[Side, float], Awaitable[R]], tenant: str, seconds: float, *, streams: bool = False
+    ) -> Run[R]:
+        """Return the call of the first side that answers, by the deadline. A stream answers with its first piece, and the rest has until the deadline."""
         owner = self._check_open()
         began = anyio.current_time()
         until = min(began + seconds, expires_at())
         if self.serves(tenant) == "candidate" and until > began:
-            run = Run("candidate", partial(call, "candidate"), CANDIDATE_PART * (until - began))
+            part = CANDIDATE_PART * (until - began)
+            run = Run("candidate", partial(call, "candidate"), part, deadline=until if streams else None)
             if await self._answered(run, owner, run.until):
                 return run
             emit("rollout.fell_back", self.state.name, outcome=run.outcome or "late", seconds=run.seconds)
@@ -309,14 +312,16 @@ class Rollout(Part, Generic[T]):
     def _settle_later(self, run: Run[R], owner: Owner, since: float) -> None:
         """Count a call that no caller waits for any longer, as soon as it ends or has hung."""
 
+        is_late = since == run.until
+
         async def settle() -> None:
-            ended = await run.wait(since + GRACE)
+            ended = await run.wait((run.deadline if is_late else since) + GRACE)
             run.cancel()
             if not ended:
                 emit("rollout.hung", self.state.name, side=run.side, seconds=run.seconds)
                 self._count(run, "hung")
             elif run.outcome is not None:
-                self._count(run, "late" if since == run.until else run.outcome)
+                self._count(run, "late" if is_late else run.outcome)
             if run.is_ok and isinstance(run.value, First):
                 await run.value.close()
 

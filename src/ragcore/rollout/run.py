@@ -33,6 +33,8 @@ class Run(Generic[R]):
         call: function that makes the call; it gets the seconds that the call may take.
         seconds: the time limit.
         limit: the seconds that the candidate has or would have for the call. Default: no limit.
+        deadline: the deadline that the call inherits. None: the end of its time limit. A later one is for a stream, of which the time limit concerns only the
+            first piece: the side does not know that limit, so the call has hung only one second after the deadline.
 
     Attributes:
         until: the time by which the side should have returned.
@@ -43,12 +45,19 @@ class Run(Generic[R]):
     value: R
 
     def __init__(
-        self, side: Side, call: Callable[[float], Awaitable[R]], seconds: float, *, limit: float = math.inf
+        self,
+        side: Side,
+        call: Callable[[float], Awaitable[R]],
+        seconds: float,
+        *,
+        limit: float = math.inf,
+        deadline: float | None = None,
     ) -> None:
         self.side = side
         self.limit: float = limit
         self.began: float = anyio.current_time()
         self.until: float = self.began + seconds
+        self.deadline: float = self.until if deadline is None else deadline
         self.is_ok: bool = False
         self.error: Exception | None = None
         self.ended: float | None = None
@@ -95,7 +104,7 @@ class Run(Generic[R]):
 
     async def _work(self) -> None:
         try:
-            with self._scope, inherit(self.until):
+            with self._scope, inherit(self.deadline):
                 self.value = await self._call(self.until - self.began)
                 self.is_ok = True
         except Exception as error:
