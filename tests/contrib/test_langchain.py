@@ -96,6 +96,16 @@ async def test_the_retriever_adds_the_facts_of_a_passage() -> None:
             retriever.invoke(QUESTION)
 
 
+@pytest.mark.anyio
+@ASYNCIO
+async def test_top_k_may_be_among_the_options() -> None:
+    async with fake_rag() as rag:
+        await rag.add([ragcore.Document(f"d{n}", f"Your deductible is ${n}00.") for n in range(3)], tenant="m")
+        retriever = RagcoreRetriever(view=rag.for_tenant("m"), options={"top_k": 2})
+        assert len(await retriever.ainvoke(QUESTION)) == 2
+        assert len(await retriever.ainvoke(QUESTION, k=1)) == 1
+
+
 def test_the_blocking_client_has_all_methods() -> None:
     retriever = Retriever(embedder=FakeEmbedder(), store=FakeStore())
     with blocking.RAG(retriever=retriever, generator=FakeGenerator()) as rag:

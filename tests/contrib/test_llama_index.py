@@ -52,6 +52,14 @@ async def test_with_the_blocking_client_the_async_methods_run_in_a_thread(client
     assert [node.node_id for node in await RagcoreRetriever(client.for_tenant("m")).aretrieve(QUESTION)] == ["plan#0"]
 
 
+def test_top_k_may_be_among_the_options(client: blocking.RAG) -> None:
+    for number in range(3):
+        client.add([ragcore.Document(f"d{number}", f"Your deductible is ${number}00.")], tenant="many")
+    view = client.for_tenant("many")
+    assert len(RagcoreRetriever(view, options={"top_k": 2}).retrieve(QUESTION)) == 2
+    assert len(RagcoreRetriever(view, options={"top_k": 2}, top_k=1).retrieve(QUESTION)) == 1
+
+
 def test_with_the_blocking_client_no_await_is_needed(client: blocking.RAG) -> None:
     for condition, expected in ((ragcore.meta("year").ge(2024), ["plan#0"]), (ragcore.meta("year").lt(2024), [])):
         retriever = RagcoreRetriever(client.for_tenant("m"), options={"filter": condition})

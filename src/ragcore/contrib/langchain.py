@@ -238,7 +238,7 @@ def _options(k: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
     condition = options.get("filter")
     if isinstance(condition, Mapping):
         condition = _equal(condition)
-    return {**options, "filter": condition, "top_k": k}
+    return {**options, "filter": condition, "top_k": options.get("top_k") if k is None else k}
 
 
 def _equal(condition: Mapping[str, Any]) -> Filter | None:

@@ -71,6 +71,11 @@ async def test_a_number_that_json_does_not_have_concerns_its_row_only(dsn: str, 
     assert [type(entry).__name__ for entry in found] == ["Unreadable", "Entry"]
 
 
+async def test_a_value_that_python_does_not_have_is_one_clear_error(dsn: str) -> None:
+    with pytest.raises(InvalidInput, match="a value of the query .* cast .* to text"):
+        await listed(dsn, "select 1 as id, 'A' as text, date '20000-01-01' as published")
+
+
 async def test_the_store_keeps_in_step_with_a_query(dsn: str, migrated: tuple[str, str]) -> None:
     owner = await asyncpg.connect(dsn)
     await owner.execute("insert into article select n, 'Text ' || n, 'T' from generate_series(10, 100) as n")

@@ -32,7 +32,7 @@ async def rows_of(dsn: str | Secret, query: str, /) -> AsyncGenerator[tuple[Colu
     The transaction is read-only, and sees the database as it was at the start. It stays open until the last row is read.
 
     Raises:
-        InvalidInput: the query is not one valid SELECT statement.
+        InvalidInput: the query is not one valid SELECT statement, or Python has no such value as one of a row.
         ConfigurationError: the DSN is wrong, or the role lacks a right.
         StoreError: PostgreSQL can't be reached, or failed, perhaps after some rows.
     """
@@ -50,8 +50,16 @@ async def rows_of(dsn: str | Secret, query: str, /) -> AsyncGenerator[tuple[Colu
             columns = tuple(attribute.name for attribute in statement.get_attributes())
             first = True
             while True:
-                with anyio.fail_after(FETCH_SECONDS):
-                    rows = await cursor.fetch(ROWS_AT_ONCE)
+                try:
+                    with anyio.fail_after(FETCH_SECONDS):
+                        rows = await cursor.fetch(ROWS_AT_ONCE)
+                except (
+                    ValueError,
+                    OverflowError,
+                ) as error:  # the driver can't make a value of Python, such as a date of the year 20000
+                    raise InvalidInput(
+                        f"a value of the query can't be read ({type(error).__name__}): cast its column to text"
+                    ) from None
                 if rows or first:
                     yield columns, [tuple(row) for row in rows]
                 first = False
