@@ -645,7 +645,10 @@ class RolloutStore(Protocol):
         ...
 
     async def change_rollout(self, changed: RolloutState, /, *, evidence: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Replace the state of a rollout and its evidence, if the stored version is the one before `changed.version`. Return whether it was."""
+        """Replace the state of a rollout and its evidence, if the stored version is the one before `changed.version`. Return whether it was.
+
+        Also return True if the stored state is `changed` already: the response to the same change may have been lost.
+        """
         ...
 
 

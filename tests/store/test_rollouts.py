@@ -126,6 +126,24 @@ async def test_two_processes_that_decide_at_once_change_the_state_once(processes
     await until(lambda: {(one.state.version, one.state.share) for one in several} == {(1, 0.25)})
 
 
+async def test_a_change_whose_response_was_lost_is_made_once(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy sends the statement again. Without this, a promotion by hand would take two steps."""
+    whole = PgVectorStore.change_rollout
+
+    async def twice(self: PgVectorStore, *given: Any, **options: Any) -> bool:
+        assert await whole(self, *given, **options)
+        return await whole(self, *given, **options)
+
+    monkeypatch.setattr(PgVectorStore, "change_rollout", twice)
+    here = await processes.start(share=0.05)
+    await here.promote()
+    assert (here.state.share, here.state.version) == (0.25, 1)
+    await here.pause("lunch")
+    assert (here.state.status, here.state.version) == ("paused", 2)
+
+
 @pytest.mark.parametrize("fault", ["locked", "gone"])
 async def test_without_the_database_calls_are_answered_and_a_rollback_applies_here(
     processes: Processes, fault: str, caplog: pytest.LogCaptureFixture

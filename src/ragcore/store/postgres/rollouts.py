@@ -52,7 +52,7 @@ class Rollouts:
         return _record(rows[0])
 
     async def change(self, changed: RolloutState, *, evidence: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Change the state of a rollout. Return False if its version is not the one before `changed.version`."""
+        """Change the state of a rollout. Return False if its version is not the one before `changed.version`, except if the change is already made."""
         rows = await self._collection.fetch(
             "change_rollout",
             changed.name,
