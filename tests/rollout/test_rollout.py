@@ -333,7 +333,18 @@ def test_wrong_arguments_are_refused_at_once(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"success": 1.0}, {"figures": -1}, {"p95_ratio": 0.5}, {"false_alarm": 0}, {"least_calls": 10, "most_calls": 5}],
+    [
+        {"success": 1.0},
+        {"figures": -1},
+        {"p95_ratio": 0.5},
+        {"false_alarm": 0},
+        {"least_calls": 10, "most_calls": 5},
+        {"hangs": -1},  # it would roll back a candidate without any call
+        {"p95": 0.0},
+        {"p95": float("nan")},
+        {"least_seconds": -1.0},
+        {"least_seconds": float("nan")},
+    ],
 )
 def test_wrong_limits_are_refused_at_once(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):

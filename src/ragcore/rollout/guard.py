@@ -85,6 +85,12 @@ class Guard(Value):
             raise ConfigurationError(f"success is {self.success!r}: it must be between 0 and 1, or None")
         if self.p95_ratio is not None and not self.p95_ratio >= 1:
             raise ConfigurationError(f"p95_ratio is {self.p95_ratio!r}: it must be at least 1, or None")
+        if self.hangs is not None and not self.hangs >= 0:
+            raise ConfigurationError(f"hangs is {self.hangs!r}: it must be at least 0, or None")
+        if self.p95 is not None and not self.p95 > 0:
+            raise ConfigurationError(f"p95 is {self.p95!r}: it must be a positive number of seconds, or None")
+        if not self.least_seconds >= 0:
+            raise ConfigurationError(f"least_seconds is {self.least_seconds!r}: it must be at least 0")
         if not 0 < self.false_alarm < 0.5:
             raise ConfigurationError(f"false_alarm is {self.false_alarm!r}: it must be a probability below 0.5")
         if not 1 <= self.least_calls <= self.most_calls:
