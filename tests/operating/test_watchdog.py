@@ -112,6 +112,27 @@ def test_a_loop_that_is_not_running_is_not_blocked(heard: list[events.Event]) ->
     assert not thread.is_alive()
 
 
+def test_a_block_ends_for_listeners_even_if_the_loop_stops_right_after_it(heard: list[events.Event]) -> None:
+    """Otherwise the metric `event_loop_blocked_now` would stay at 1, and its alert would never end."""
+    rag = fake_rag(settings=WATCHED)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(rag.start())
+
+    async def block() -> None:
+        rag._calls.begin("ask", "a", 60)  # while a call runs, the watchdog checks often
+        await asyncio.sleep(0.3)
+        time.sleep(0.6)
+
+    loop.run_until_complete(block())
+    end = time.monotonic() + 5
+    while not (named(heard, "loop.unblocked") or named(heard, "loop.starved")) and time.monotonic() < end:
+        time.sleep(0.02)
+    # On a starved machine, the watchdog can't tell who blocks the loop, and reports only the end.
+    assert [event.name for event in heard] in (["loop.blocked", "loop.unblocked"], ["loop.starved"])
+    loop.run_until_complete(rag.aclose())
+    loop.close()
+
+
 @pytest.mark.slow
 async def test_an_uncancellable_call_is_reported_with_the_place_where_it_waits(
     heard: list[events.Event], caplog: pytest.LogCaptureFixture
