@@ -119,7 +119,7 @@ def _of_json_schema(schema: Mapping[Any, Any]) -> Structure:
 
 @lru_cache(maxsize=MOST_KNOWN)
 def _of_class(kind: type) -> Structure:
-    """Return the structure of a class. It refers to the class, so a weak dictionary would keep each class for ever."""
+    """Return the structure of a class. It refers to the class, so a weak dictionary would keep each class until the process ends."""
     return _of_type(kind)
 
 
