@@ -431,9 +431,9 @@ async def test_a_document_that_takes_too_long_to_cut_is_reported_and_the_others_
 
     embedder.count_tokens = slow  # type: ignore[method-assign]
     documents = [Document("a", "good"), Document("b", "slow word. " * 4_000), Document("c", "good too. " * 3_000)]
-    report = await Ingestor(embedder=embedder, store=store).add(documents, tenant="t", document_timeout=1.0)
+    report = await Ingestor(embedder=embedder, store=store).add(documents, tenant="t", document_timeout=3.0)
     assert report.added == 2
-    assert [(one.id, one.reason) for one in report.failed] == [("b", "it could not be cut within 1 s: split it")]
+    assert [(one.id, one.reason) for one in report.failed] == [("b", "it could not be cut within 3 s: split it")]
 
 
 @pytest.mark.anyio
