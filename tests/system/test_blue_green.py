@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections import Counter
@@ -91,7 +92,7 @@ CONFIGURATION = """
 
 HAPROXY = """
     global
-        stats socket {folder}/admin.sock level admin expose-fd listeners
+        stats socket {sockets}/admin.sock level admin expose-fd listeners
         hard-stop-after 60s
     defaults
         mode http
@@ -137,6 +138,8 @@ class Machine:
 
     def __init__(self, folder: Path, program: str, dsn: str, stack: ExitStack) -> None:
         self._folder = folder
+        # The path of a socket may have at most 107 characters, and the test's own folder is too deep.
+        self._sockets = stack.enter_context(tempfile.TemporaryDirectory())
         self._program = program
         self._balancer_is_haproxy = "haproxy" in Path(program).name
         self._dsn = dsn
@@ -165,7 +168,7 @@ class Machine:
         before = self._workers()
         if self._balancer_is_haproxy:
             (self._folder / "haproxy.cfg").write_text(
-                textwrap.dedent(HAPROXY).format(folder=self._folder, port=self.port, target=port)
+                textwrap.dedent(HAPROXY).format(sockets=self._sockets, port=self.port, target=port)
             )
             command = [self._program, "-W", "-f", str(self._folder / "haproxy.cfg"), "-p", str(self._folder / "pid")]
         else:

