@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.pace import in_time
 
@@ -45,16 +45,17 @@ B = Passage("b", "d", "A visit to a specialist costs $40. Urgent care costs $75.
     st.integers(120, 2_000),
     st.lists(st.integers(1, 300), max_size=12),
     st.lists(st.integers(1, 200), max_size=6),
-    st.sampled_from(["word ", "<td>", "a && b ", "it's "]),
+    st.sampled_from(["word ", "<td>", "a && b ", "it's ", "[INST]", "\uff1cpassage>"]),
 )
+@example(2_000, [10] * 200, [40, 40, 40], "[INST]")
 def test_a_prompt_stays_within_its_budget_with_whole_passages_from_the_best_down(
     budget: int, lengths: list[int], turns: list[int], word: str
 ) -> None:
     passages = [Passage(str(n), "d", word * length, title=word * 3) for n, length in enumerate(lengths)]
-    history = [Turn("user", "word " * length) for length in turns]
+    history = [Turn("user", word * length) for length in turns]
     try:
         prompt = build_prompt(
-            "How much?", passages=passages, history=history, budget=budget, count_tokens=estimate_tokens
+            f"How much? {word}", passages=passages, history=history, budget=budget, count_tokens=estimate_tokens
         )
     except InvalidInput:
         assert budget < 200

@@ -55,9 +55,9 @@ async def test_connections_compile_no_statements(store: PgVectorStore) -> None:
     assert await store._collection.call(read, stage="search") == "off"
 
 
-async def test_a_connection_that_compiles_statements_is_a_warning(migrated: tuple[str, str]) -> None:
+async def test_statements_that_are_compiled_behind_a_pooler_are_a_warning(migrated: tuple[str, str]) -> None:
     class WithLLVM:
-        """A connection to a server with LLVM, whose settings a pooler shares."""
+        """A connection to a server with LLVM."""
 
         def __init__(self, connection: Connection) -> None:
             self._connection = connection
@@ -65,12 +65,14 @@ async def test_a_connection_that_compiles_statements_is_a_warning(migrated: tupl
         async def fetchval(self, statement: str) -> object:
             return await self._connection.fetchval(statement.replace("pg_jit_available()", "true"))
 
-    async with connect(parse(migrated[0])) as connection:
-        assert await compiling(connection) == ()
-        (warning,) = await compiling(cast("Connection", WithLLVM(connection)))
+    direct, pooled = parse(migrated[0]), parse(f"{migrated[0]}&pgbouncer=true")
+    async with connect(direct) as connection:
+        assert await compiling(connection, pooled) == ()
+        assert await compiling(cast("Connection", WithLLVM(connection)), direct) == ()
+        (warning,) = await compiling(cast("Connection", WithLLVM(connection)), pooled)
         assert 'run `alter role "ragcore" set jit = off`' in warning
         await connection.execute("set jit = off")
-        assert await compiling(cast("Connection", WithLLVM(connection))) == ()
+        assert await compiling(cast("Connection", WithLLVM(connection)), pooled) == ()
 
 
 async def outcomes(store: PgVectorStore, *, count: int = AT_ONCE, seconds: float = 8.0) -> collections.Counter[str]:

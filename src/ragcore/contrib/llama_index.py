@@ -51,11 +51,9 @@ class RagcoreRetriever(BaseRetriever):
     ) -> None:
         super().__init__(callback_manager=callback_manager)
         self._view = view
-        self._options: dict[str, Any] = {
-            "top_k": None,
-            **(options or {}),
-            **({} if top_k is None else {"top_k": top_k}),
-        }
+        self._options: dict[str, Any] = {"top_k": None, **(options or {})}
+        if top_k is not None:
+            self._options["top_k"] = top_k
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         view = self._view

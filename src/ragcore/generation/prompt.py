@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -67,7 +66,14 @@ def build_prompt(
     Raises:
         InvalidInput: the question and the instructions alone exceed the budget.
     """
-    left = budget - count_tokens(RULES) - count_tokens(question) - count_tokens(instructions) - 2 * OVERHEAD_TOKENS
+    # All texts are counted as they stand in the prompt, with "&lt;" instead of "<".
+    left = (
+        budget
+        - count_tokens(RULES)
+        - count_tokens(unfenced(question))
+        - count_tokens(instructions)
+        - 2 * OVERHEAD_TOKENS
+    )
     if schema is not None:
         left -= count_tokens(_structure(schema)) + OVERHEAD_TOKENS
     if left < 0:
@@ -80,7 +86,7 @@ def build_prompt(
     for turn in reversed(history):
         if len(turn.content) > MOST_CHARACTERS_PER_TOKEN * room:
             break  # certainly too long; counting it would block the event loop
-        cost = count_tokens(turn.content) + OVERHEAD_TOKENS
+        cost = count_tokens(unfenced(turn.content)) + OVERHEAD_TOKENS
         if cost > room:
             break
         kept_turns.insert(0, turn)
@@ -88,9 +94,7 @@ def build_prompt(
         left -= cost
     kept: list[Passage] = []
     for passage in passages:
-        # As they stand in the prompt: "<" becomes "&lt;".
-        text, title = html.escape(passage.text, quote=False), html.escape(passage.title)
-        left -= count_tokens(text) + count_tokens(title) + OVERHEAD_TOKENS
+        left -= count_tokens(fenced(passage.text)) + count_tokens(fenced(passage.title, quote=True)) + OVERHEAD_TOKENS
         if left < 0:
             break
         kept.append(passage)

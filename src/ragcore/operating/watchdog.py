@@ -170,9 +170,8 @@ class Watchdog:
                 return
             if loop is not None and not loop.is_running():  # between two `run_until_complete` calls: it is not blocked
                 self._asked = self._beaten = time.perf_counter()
-                if (
-                    self._blocked_since is not None
-                ):  # the code that blocked it has returned, and listeners wait for the end
+                # The code that blocked it has returned, and listeners wait for the end.
+                if self._blocked_since is not None:
                     self._report_response(self._beaten - self._blocked_since)
                 continue
             try:

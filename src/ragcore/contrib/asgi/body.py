@@ -121,9 +121,8 @@ class _Unpacker:
                 if self._member.eof:
                     piece = self._begun + piece
                     self._begun = piece[:2]
-                    if (
-                        self._begun != b"\x1f\x8b"
-                    ):  # it is padding, or only the first byte of another gzip member has arrived
+                    # Without this mark, it is padding, or only the first byte of another gzip member has arrived.
+                    if self._begun != b"\x1f\x8b":
                         break
                     self._begun = b""
                     self._member = zlib.decompressobj(zlib.MAX_WBITS | 32)  # another gzip member follows: RFC 1952, 2.2

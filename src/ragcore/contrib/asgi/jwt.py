@@ -188,13 +188,8 @@ class _Keys:
                         if len(body) > MOST_KEYS_BYTES:
                             raise ValueError("the response is too large")
             keys = self._jwt.PyJWKSet.from_json(body.decode()).keys
-        except (
-            httpx.HTTPError,
-            TimeoutError,
-            ValueError,
-            AttributeError,
-            self._jwt.PyJWTError,
-        ) as error:  # AttributeError: the response is JSON of another shape
+        # AttributeError: the response is JSON of another shape.
+        except (httpx.HTTPError, TimeoutError, ValueError, AttributeError, self._jwt.PyJWTError) as error:
             logger.warning("keys could not be fetched from %s: %s", self._url, type(error).__name__)
             return
         self._known = {one.key_id: one.key for one in keys if one.public_key_use in (None, "sig")}

@@ -131,8 +131,10 @@ class PooledConnection(Connection):
                 continue
 
 
-async def compiling(connection: Connection) -> tuple[str, ...]:
-    """Return a warning if PostgreSQL compiles the statements of this connection (JIT); () if it does not. `make_ready` switches it off, if it may."""
+async def compiling(connection: Connection, address: Address) -> tuple[str, ...]:
+    """Return a warning if PostgreSQL compiles the statements of a connection behind a pooler (JIT); else (). Without a pooler, `make_ready` switches it off."""
+    if not address.pgbouncer:
+        return ()
     role = await connection.fetchval("select current_user where pg_jit_available() and current_setting('jit') = 'on'")
     if role is None:
         return ()

@@ -390,7 +390,7 @@ async def inspect(connection: Connection, address: Address, *, schema: str = "ra
         migration=migration,
         newest_migration=MIGRATIONS[-1][0],
         collections=tuple(row["collections"]),
-        notes=(*address.notes, *await compiling(connection)),
+        notes=(*address.notes, *await compiling(connection, address)),
     )
 
 

@@ -53,10 +53,8 @@ async def rows_of(dsn: str | Secret, query: str, /) -> AsyncGenerator[tuple[Colu
                 try:
                     with anyio.fail_after(FETCH_SECONDS):
                         rows = await cursor.fetch(ROWS_AT_ONCE)
-                except (
-                    ValueError,
-                    OverflowError,
-                ) as error:  # the driver can't make a value of Python, such as a date of the year 20000
+                # The driver can't make a value of Python, such as a date of the year 20000.
+                except (ValueError, OverflowError) as error:
                     raise InvalidInput(
                         f"a value of the query can't be read ({type(error).__name__}): cast its column to text"
                     ) from None

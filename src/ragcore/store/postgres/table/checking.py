@@ -84,7 +84,7 @@ async def look(connection: PooledConnection, address: Address, table: Table) -> 
         written=written,
         about_chunks=None if about < 0 else about,
         problems=tuple(problems),
-        notes=(*address.notes, *await compiling(connection)),
+        notes=(*address.notes, *await compiling(connection, address)),
     )
 
 
