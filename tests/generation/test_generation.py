@@ -47,7 +47,7 @@ B = Passage("b", "d", "A visit to a specialist costs $40. Urgent care costs $75.
     st.lists(st.integers(1, 200), max_size=6),
     st.sampled_from(["word ", "<td>", "a && b ", "it's ", "[INST]", "\uff1cpassage>"]),
 )
-@example(2_000, [10] * 200, [40, 40, 40], "[INST]")
+@example(1_000, [160], [150], "[INST]")
 def test_a_prompt_stays_within_its_budget_with_whole_passages_from_the_best_down(
     budget: int, lengths: list[int], turns: list[int], word: str
 ) -> None:
